@@ -1,0 +1,1 @@
+"""One versioned, memory-mappable container for every quantization method."""

@@ -1,0 +1,106 @@
+"""The grammar of codings: frozen data classes of parameters, as they stand in a file's JSON.
+
+A coding says how stored numbers decode to a matrix of float32; it never says how they were found. Codings nest: the
+scales, zeros and offsets of one are themselves arrays with a coding, down to `dense`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Union
+
+import msgspec
+
+Layout = Literal["plain", "panel"]
+
+
+class _Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of all grammar nodes: immutable, strict, hashable."""
+
+
+# -- groupings: which weights share one scale ------------------------------------------------------------------------
+
+
+class Block(_Frozen, tag="block", tag_field="group"):
+    """Blocks of `rows` × `columns`; None means the whole side. One scale per block: shape (⌈N/rows⌉, ⌈K/columns⌉)."""
+
+    rows: int | None = 1
+    columns: int | None = None
+
+
+class Flat(_Frozen, tag="flat", tag_field="group"):
+    """Runs of `size` over the flattened matrix, crossing rows (bitsandbytes, HQQ axis 1): shape (1, ⌈N·K/size⌉)."""
+
+    size: int
+
+
+class Comb(_Frozen, tag="comb", tag_field="group"):
+    """HQQ's axis 0: element i of the flattened matrix is in group i mod (N·K/size): shape (1, N·K/size)."""
+
+    size: int
+
+
+class Map(_Frozen, tag="map", tag_field="group"):
+    """An explicit map from column to group (GPTQ's g_idx), role `groups` uint32 (K,): scales (N, count)."""
+
+    count: int
+
+
+Grouping = Union[Block, Flat, Comb, Map]
+
+
+# -- codings -----------------------------------------------------------------------------------------------------------
+
+
+class Dense(_Frozen, tag="dense", tag_field="coding"):
+    """The numbers themselves. Roles: `values`, of `dtype`, in the tensor's shape."""
+
+    dtype: str
+
+
+class Affine(_Frozen, tag="affine", tag_field="coding"):
+    """`scale · (code − zero)`, or `scale · code + offset`; without scales the scale is 1 (packed integers).
+
+    Roles: `codes`, `scales`, `zeros` or `offsets` (never both), `groups` for a Map.
+    """
+
+    bits: int
+    signed: bool = False
+    group: Grouping = Block(rows=None, columns=None)
+    scales: "Coding | None" = None
+    zeros: "Coding | None" = None
+    offsets: "Coding | None" = None
+    layout: Layout = "plain"
+
+
+class Lookup(_Frozen, tag="lookup", tag_field="coding"):
+    """`scale · table[code] + offset`, the offset one number for the whole tensor.
+
+    `table` names a row of `qformat.codings.tables`, or says where a stored one applies: "tensor" (role `table`,
+    float32 (2^bits,)) or "row" (role `table`, float32 (N, 2^bits)).
+    """
+
+    bits: int
+    table: str
+    group: Grouping = Block(rows=None, columns=None)
+    scales: "Coding | None" = None
+    offset: "Dense | None" = None
+    layout: Layout = "plain"
+
+
+class Additive(_Frozen, tag="additive", tag_field="coding"):
+    """`scale · Σ_m codebooks[m, code_m]`: entries are (out_group, in_group) blocks (AQLM, arXiv 2401.06118 §3).
+
+    Roles: `codes` (N/out_group, K/in_group, books), `codebooks` (books, 2^bits, out_group, in_group), `scales`.
+    """
+
+    books: int
+    bits: int
+    in_group: int
+    out_group: int = 1
+    codebooks: Dense = Dense(dtype="float16")
+    group: Grouping = Block(rows=1, columns=None)
+    scales: "Coding | None" = None
+    layout: Layout = "plain"
+
+
+Coding = Union[Dense, Affine, Lookup, Additive]

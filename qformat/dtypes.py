@@ -1,0 +1,61 @@
+"""The storage types: one literal table, name → id in the file, bits, numpy type.
+
+Names are numpy's (and ml_dtypes'), ids are promises: never reused, never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qformat.errors import UnsupportedError
+
+
+class DType(NamedTuple):
+    """One storage type: its id in the file and its size in bits."""
+
+    id: int
+    bits: int
+    kind: str  # "float", "int" or "other"
+
+
+TABLE: dict[str, DType] = {
+    "float64": DType(1, 64, "float"),
+    "float32": DType(2, 32, "float"),
+    "float16": DType(3, 16, "float"),
+    "bfloat16": DType(4, 16, "float"),
+    "float8_e4m3fn": DType(5, 8, "float"),
+    "float8_e5m2": DType(6, 8, "float"),
+    "float8_e8m0fnu": DType(7, 8, "float"),
+    "int64": DType(16, 64, "int"),
+    "int32": DType(17, 32, "int"),
+    "int16": DType(18, 16, "int"),
+    "int8": DType(19, 8, "int"),
+    "uint64": DType(20, 64, "int"),
+    "uint32": DType(21, 32, "int"),
+    "uint16": DType(22, 16, "int"),
+    "uint8": DType(23, 8, "int"),
+    "bool": DType(24, 8, "other"),
+    "complex64": DType(25, 64, "other"),
+}
+
+NAME_OF_ID: dict[int, str] = {row.id: name for name, row in TABLE.items()}
+
+_FROM_ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"})
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The little-endian numpy type called `name`; UnsupportedError when there is no such row."""
+    if name not in TABLE:
+        raise UnsupportedError("unknown dtype", field="dtype", expected=", ".join(TABLE), found=name)
+    if name in _FROM_ML_DTYPES:
+        import ml_dtypes  # only files that hold these types pay for the import
+
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name).newbyteorder("<")
+
+
+def itemsize(name: str) -> int:
+    """Bytes of one element of `name`."""
+    return TABLE[name].bits // 8
