@@ -1,0 +1,1 @@
+"""The command line: one module a verb, each thin: parse, call a public function, print."""

@@ -1,0 +1,310 @@
+"""The header of a GGUF file (versions 2 and 3, little-endian), read strictly and within bounds.
+
+Layout (ggml docs/gguf.md): magic, u32 version, i64 number of tensors, i64 number of key-values; the key-values; for
+each tensor a name, its dimensions (innermost first), type and offset; padding; the tensors' bytes in that order.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any, NamedTuple
+
+from qformat.errors import InvalidFileError, LimitError, UnsupportedError
+from qformat.report.byte_source import ByteSource
+from qformat.report.overview import Overview, Row
+
+MAGIC = b"GGUF"
+MAX_HEADER = 256 << 20
+MAX_TENSORS = 500_000
+MAX_KEYS = 65_536
+MAX_STRING = 1 << 20  # longer values are measured, not kept
+MAX_ARRAY = 32  # longer arrays likewise
+MAX_DIM = 1 << 40
+
+
+class BlockType(NamedTuple):
+    """A ggml type: elements and bytes of a block, nominal bits, and the family of codings it belongs to."""
+
+    name: str
+    elements: int
+    nbytes: int
+    bits: int | None
+    coding: str | None
+
+
+TYPES: dict[int, BlockType] = {
+    0: BlockType("float32", 1, 4, None, "dense"),
+    1: BlockType("float16", 1, 2, None, "dense"),
+    2: BlockType("Q4_0", 32, 2 + 16, 4, "affine"),
+    3: BlockType("Q4_1", 32, 2 + 2 + 16, 4, "affine"),
+    6: BlockType("Q5_0", 32, 2 + 4 + 16, 5, "affine"),
+    7: BlockType("Q5_1", 32, 2 + 2 + 4 + 16, 5, "affine"),
+    8: BlockType("Q8_0", 32, 2 + 32, 8, "affine"),
+    9: BlockType("Q8_1", 32, 2 + 2 + 32, 8, "affine"),
+    10: BlockType("Q2_K", 256, 16 + 64 + 2 + 2, 2, "affine"),
+    11: BlockType("Q3_K", 256, 32 + 64 + 12 + 2, 3, "affine"),
+    12: BlockType("Q4_K", 256, 2 + 2 + 12 + 128, 4, "affine"),
+    13: BlockType("Q5_K", 256, 2 + 2 + 12 + 32 + 128, 5, "affine"),
+    14: BlockType("Q6_K", 256, 128 + 64 + 16 + 2, 6, "affine"),
+    15: BlockType("Q8_K", 256, 4 + 256 + 32, 8, "affine"),
+    16: BlockType("IQ2_XXS", 256, 2 + 64, 2, "lattice"),
+    17: BlockType("IQ2_XS", 256, 2 + 64 + 8, 2, "lattice"),
+    18: BlockType("IQ3_XXS", 256, 2 + 64 + 32, 3, "lattice"),
+    19: BlockType("IQ1_S", 256, 50, 1, "lattice"),
+    20: BlockType("IQ4_NL", 32, 2 + 16, 4, "lookup"),
+    21: BlockType("IQ3_S", 256, 110, 3, "lattice"),
+    22: BlockType("IQ2_S", 256, 82, 2, "lattice"),
+    23: BlockType("IQ4_XS", 256, 2 + 2 + 4 + 128, 4, "lookup"),
+    24: BlockType("int8", 1, 1, None, "dense"),
+    25: BlockType("int16", 1, 2, None, "dense"),
+    26: BlockType("int32", 1, 4, None, "dense"),
+    27: BlockType("int64", 1, 8, None, "dense"),
+    28: BlockType("float64", 1, 8, None, "dense"),
+    29: BlockType("IQ1_M", 256, 56, 1, "lattice"),
+    30: BlockType("bfloat16", 1, 2, None, "dense"),
+    34: BlockType("TQ1_0", 256, 48 + 4 + 2, None, "affine"),
+    35: BlockType("TQ2_0", 256, 64 + 2, 2, "affine"),
+    39: BlockType("MXFP4", 32, 1 + 16, 4, "lookup"),
+    40: BlockType("NVFP4", 64, 4 + 32, 4, "lookup"),
+    41: BlockType("Q1_0", 128, 2 + 16, 1, "affine"),
+    42: BlockType("Q2_0", 64, 2 + 16, 2, "affine"),
+}
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NAMES = {
+    0: "uint8",
+    1: "int8",
+    2: "uint16",
+    3: "int16",
+    4: "uint32",
+    5: "int32",
+    6: "float32",
+    7: "bool",
+    8: "string",
+    10: "uint64",
+    11: "int64",
+    12: "float64",
+}
+_STRING, _ARRAY = 8, 9
+
+
+class Cursor:
+    """Reads forward through a source by a window that grows: a header of unknown length costs few requests."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source, self.position = source, 0
+        self._window, self._start, self._step = b"", 0, 1 << 18
+
+    def _fill(self, length: int, field: str) -> int:
+        """Have `length` bytes at the position in the window; returns where they start in it."""
+        if self.position + length > min(self.source.size, MAX_HEADER):
+            kind, limit = (LimitError, MAX_HEADER) if self.source.size > MAX_HEADER else (InvalidFileError, None)
+            raise kind(
+                "the header is longer than allowed" if limit else "the file ends inside its header",
+                file=self.source.name,
+                field=field,
+                offset=self.position,
+                expected=f"{length} bytes",
+                found=self.source.size - self.position,
+            )
+        inside = self.position - self._start
+        if inside < 0 or inside + length > len(self._window):
+            kept = self._window[inside:] if 0 <= inside <= len(self._window) else b""
+            stop = min(self.position + max(length, self._step), self.source.size)
+            self._window = kept + self.source.read(self.position + len(kept), stop)
+            self._start, self._step = self.position, min(self._step * 2, 1 << 24)
+            inside = 0
+        return inside
+
+    def take(self, length: int, field: str) -> bytes:
+        """The next `length` bytes."""
+        inside = self._fill(length, field)
+        self.position += length
+        return self._window[inside : inside + length]
+
+    def skip(self, length: int, field: str) -> None:
+        """Go on by `length` bytes without reading them."""
+        if self.position + length > self.source.size:
+            self._fill(length, field)
+        self.position += length
+
+    def number(self, code: str, field: str) -> Any:
+        """One little-endian scalar of struct's type `code`."""
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), field))[0]
+
+    def string(self, field: str, limit: int) -> str:
+        """A string of at most `limit` bytes."""
+        start = self.position
+        length = self.number("Q", field)
+        if length > limit:
+            raise LimitError(
+                "string too long", file=self.source.name, field=field, offset=start, expected=f"≤ {limit}", found=length
+            )
+        try:
+            return self.take(length, field).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidFileError("not UTF-8", file=self.source.name, field=field, offset=start) from None
+
+
+def overview(source: ByteSource) -> Overview:
+    """The overview of a GGUF file."""
+    cursor = Cursor(source)
+    if (magic := cursor.take(4, "magic")) != MAGIC:
+        raise InvalidFileError(
+            "not a GGUF file", file=source.name, field="magic", offset=0, expected=MAGIC, found=magic
+        )
+    version = cursor.number("I", "version")
+    if version not in (2, 3):
+        reason = "big-endian GGUF is not read" if version & 0xFFFF == 0 else "this version of GGUF is not read"
+        raise UnsupportedError(reason, file=source.name, field="version", offset=4, expected="2, 3", found=version)
+    n_tensors = _bounded(cursor, "number of tensors", MAX_TENSORS)
+    n_keys = _bounded(cursor, "number of keys", MAX_KEYS)
+    metadata: dict[str, Any] = {}
+    for _ in range(n_keys):
+        key = cursor.string("key", 65_535)
+        if key in metadata:
+            raise InvalidFileError("a key occurs twice", file=source.name, field=key, offset=cursor.position)
+        metadata[key] = _value(cursor, key)
+    placed = [_tensor(cursor) for _ in range(n_tensors)]
+    _check_places(cursor, placed, metadata.get("general.alignment", 32))
+    return Overview(source.name, "gguf", str(version), source.size, [row for row, _ in placed], metadata)
+
+
+def _bounded(cursor: Cursor, field: str, limit: int) -> int:
+    start = cursor.position
+    number: int = cursor.number("q", field)
+    if not 0 <= number <= limit:
+        raise LimitError(
+            "out of range", file=cursor.source.name, field=field, offset=start, expected=f"0 … {limit}", found=number
+        )
+    return number
+
+
+def _value(cursor: Cursor, key: str) -> Any:
+    """A value: scalars, strings and short arrays as they are, longer ones as a note of type and count."""
+    kind = cursor.number("I", key)
+    if kind in _SCALARS:
+        return cursor.number(_SCALARS[kind], key)
+    if kind == _STRING:
+        return _text(cursor, key)
+    if kind != _ARRAY:
+        raise InvalidFileError(
+            "unknown type of value",
+            file=cursor.source.name,
+            field=key,
+            offset=cursor.position - 4,
+            expected="0 … 12",
+            found=kind,
+        )
+    element = cursor.number("I", key)
+    count = cursor.number("Q", key)
+    if element not in _NAMES:
+        raise InvalidFileError(
+            "unknown type of array", file=cursor.source.name, field=key, offset=cursor.position - 12, found=element
+        )
+    if count <= MAX_ARRAY:
+        return [
+            _text(cursor, key) if element == _STRING else cursor.number(_SCALARS[element], key) for _ in range(count)
+        ]
+    if element == _STRING:
+        if count * 8 > cursor.source.size - cursor.position:  # before a loop that long
+            raise InvalidFileError(
+                "the array does not fit in the file",
+                file=cursor.source.name,
+                field=key,
+                offset=cursor.position - 8,
+                found=count,
+            )
+        for _ in range(count):
+            cursor.skip(cursor.number("Q", key), key)
+    else:
+        cursor.skip(count * struct.calcsize("<" + _SCALARS[element]), key)
+    return {"array": _NAMES[element], "count": count}
+
+
+def _text(cursor: Cursor, key: str) -> str | dict[str, int | str]:
+    length = cursor.number("Q", key)
+    if length > MAX_STRING:
+        cursor.skip(length, key)
+        return {"string": "too long to keep", "bytes": length}
+    cursor.position -= 8
+    return cursor.string(key, MAX_STRING)
+
+
+def _tensor(cursor: Cursor) -> tuple[Row, int]:
+    """A tensor's row and its offset in the data."""
+    start, file = cursor.position, cursor.source.name
+    name = cursor.string("tensor name", 1024)
+    rank = cursor.number("I", "rank")
+    if rank > 8:
+        raise LimitError("too many dimensions", file=file, tensor=name, field="rank", offset=start, found=rank)
+    dims = [cursor.number("q", "shape") for _ in range(rank)]
+    kind, offset = cursor.number("I", "type"), cursor.number("Q", "offset")
+    if any(not 0 <= dim <= MAX_DIM for dim in dims):
+        raise InvalidFileError(
+            "a dimension is out of range", file=file, tensor=name, field="shape", offset=start, found=dims
+        )
+    if kind not in TYPES:
+        raise UnsupportedError("unknown ggml type", file=file, tensor=name, field="type", offset=start, found=kind)
+    block = TYPES[kind]
+    inner = dims[0] if dims else 1
+    if inner % block.elements:
+        raise InvalidFileError(
+            "rows are not whole blocks",
+            file=file,
+            tensor=name,
+            field="shape",
+            offset=start,
+            expected=f"a multiple of {block.elements}",
+            found=inner,
+        )
+    nbytes = math.prod(dims) // block.elements * block.nbytes
+    dense = block.coding == "dense"
+    row = Row(
+        name,
+        tuple(reversed(dims)),
+        block.name,
+        block.coding,
+        None if dense else block.name,
+        block.bits,
+        None,
+        nbytes,
+        None,
+        None,
+        block.name,
+        None,
+        block.name,
+    )
+    return row, offset
+
+
+def _check_places(cursor: Cursor, placed: list[tuple[Row, int]], alignment: object) -> None:
+    """Tensors lie one after the other, each padded to the alignment, and end inside the file."""
+    file, size = cursor.source.name, cursor.source.size
+    if not isinstance(alignment, int) or isinstance(alignment, bool) or alignment <= 0 or alignment & (alignment - 1):
+        raise InvalidFileError("not a power of two", file=file, field="general.alignment", found=alignment)
+    names = {row.name for row, _ in placed}
+    if len(names) != len(placed):
+        raise InvalidFileError("a tensor name occurs twice", file=file)
+    start = -(-cursor.position // alignment) * alignment
+    expected = 0
+    for row, offset in placed:
+        if offset != expected:
+            raise InvalidFileError(
+                "not where the tensor before it ends",
+                file=file,
+                tensor=row.name,
+                field="offset",
+                expected=expected,
+                found=offset,
+            )
+        if start + offset + row.nbytes > size:
+            raise InvalidFileError(
+                "the tensor goes beyond the end of the file",
+                file=file,
+                tensor=row.name,
+                expected=f"{start + offset + row.nbytes} bytes",
+                found=size,
+            )
+        expected += -(-row.nbytes // alignment) * alignment

@@ -1,0 +1,95 @@
+"""The body of `inspect`: the folded tree of modules, or the table of all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from qformat.report import numbers
+from qformat.report.layout import Column, Line, Span, Table, clip
+from qformat.report.overview import Row
+from qformat.report.tree import Branch, fold
+from qformat.text import safe_text
+
+_COLUMNS = [
+    Column("tensor", elastic=True, least=26),
+    Column("shape", keep=3),
+    Column("stored as", keep=6, style="group"),
+    Column("size", "right", keep=5),
+    Column("bits", "right", keep=7),
+    Column("error", "right", keep=4),
+]
+
+
+def tree(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
+    """The folded tree; sizes are of all copies together, bits and errors are means."""
+    table = Table(_COLUMNS)
+    root = fold(rows)
+    for index, child in enumerate(root.children):
+        _add(table, child, "", index == len(root.children) - 1, top=True)
+    yield from table.lines(width)
+    if _has_fold(root):
+        note = "n × marks what is folded; its sizes are of all n together"
+        yield [(clip(note, len(note) if width is None else width), "dim")]
+
+
+def _add(table: Table, branch: Branch, indent: str, last: bool, top: bool = False) -> None:
+    """A branch's line and those below it; `indent` is the drawing left of its children's."""
+    joint = "" if top else "└ " if last else "├ "
+    if branch.hidden:
+        text = f"{indent}{joint}… {numbers.exact(branch.hidden)} more"
+        table.add((text, "dim"), "", "", numbers.size(branch.nbytes), numbers.bits(branch.bits_per_weight), "")
+        return
+    first = branch.rows[0] if branch.rows else None
+    name = f"{indent}{joint}{safe_text(branch.label)}"
+    if first is not None and first.target is not None:
+        name += f" → {safe_text(first.target)}"
+    if branch.folded:
+        name += f"  {branch.copies} ×"
+    style = "" if first is not None else "dim"
+    table.add(
+        (name, "" if first is not None else "name"),
+        numbers.shape(first.shape) if first is not None else "",
+        safe_text(first.stored_as) if first is not None else "",
+        (numbers.size(branch.nbytes), style),
+        (numbers.bits(branch.bits_per_weight), style),
+        (numbers.error(branch.error), style),
+    )
+    below = "" if top else indent + ("  " if last else "│ ")
+    for index, child in enumerate(branch.children):
+        _add(table, child, below, index == len(branch.children) - 1)
+
+
+def _has_fold(branch: Branch) -> bool:
+    return branch.folded or any(_has_fold(child) for child in branch.children)
+
+
+def tensors(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
+    """One line for each tensor."""
+    table = Table(
+        [
+            Column("tensor", elastic=True, least=20),
+            Column("shape", keep=4),
+            Column("dtype", keep=2, style="dim"),
+            Column("stored as", keep=6, style="group"),
+            Column("size", "right", keep=5),
+            Column("bits", "right", keep=7),
+            Column("error", "right", keep=3),
+            Column("largest error", "right", keep=1),
+        ]
+    )
+    for row in rows:
+        table.add(*_cells(row))
+    return table.lines(width)
+
+
+def _cells(row: Row) -> tuple[str | Span, ...]:
+    return (
+        safe_text(row.name if row.target is None else f"{row.name} → {row.target}"),
+        numbers.shape(row.shape),
+        safe_text(row.dtype),
+        safe_text(row.stored_as),
+        numbers.size(row.nbytes),
+        numbers.bits(row.bits_per_weight),
+        numbers.error(row.error),
+        numbers.error(row.max_error),
+    )

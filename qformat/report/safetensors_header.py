@@ -1,0 +1,229 @@
+"""The header of a safetensors file, read strictly and within bounds; and a Hugging Face directory of such files.
+
+Layout (the README of safetensors, "Format"): u64 little-endian header length, that many bytes of JSON, then the
+tensors' bytes, which the entries must cover without hole, overlap or rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qformat.errors import InvalidFileError, LimitError, SourceError
+from qformat.report.byte_source import ByteSource, LocalBytes
+from qformat.report.overview import Overview, Row
+
+MAX_HEADER = 100_000_000  # the format's own limit
+MAX_TENSORS = 500_000
+MAX_DIM = 1 << 40
+MAX_RANK = 64
+FIRST_READ = 1 << 16  # enough for most headers, so that most need one read only
+
+# name in the header → the name of `qformat.dtypes`, bits
+DTYPES: dict[str, tuple[str, int]] = {
+    "BOOL": ("bool", 8),
+    "F4": ("float4_e2m1fn", 4),
+    "F6_E2M3": ("float6_e2m3fn", 6),
+    "F6_E3M2": ("float6_e3m2fn", 6),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "I16": ("int16", 16),
+    "U16": ("uint16", 16),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "I32": ("int32", 32),
+    "U32": ("uint32", 32),
+    "F32": ("float32", 32),
+    "C64": ("complex64", 64),
+    "F64": ("float64", 64),
+    "I64": ("int64", 64),
+    "U64": ("uint64", 64),
+}
+
+
+def read_header(source: ByteSource) -> tuple[list[Row], dict[str, str]]:
+    """The tensors, in the order of their bytes, and the `__metadata__` of a safetensors file."""
+    first = source.read(0, min(source.size, FIRST_READ))
+    if len(first) < 8:
+        raise InvalidFileError("too short", file=source.name, field="header length", expected=8, found=len(first))
+    length = int.from_bytes(first[:8], "little")
+    if length > MAX_HEADER:
+        raise LimitError("too long", file=source.name, field="header length", expected=f"≤ {MAX_HEADER}", found=length)
+    if length > source.size - 8:
+        raise InvalidFileError(
+            "the header does not fit in the file",
+            file=source.name,
+            field="header length",
+            offset=0,
+            expected=f"≤ {source.size - 8}",
+            found=length,
+        )
+    header = first[8 : 8 + length]
+    if len(header) < length:
+        header += source.read(len(first), 8 + length)
+    return _parse(header, source.name, source.size - 8 - length)
+
+
+def _parse(header: bytes, file: str, data_size: int) -> tuple[list[Row], dict[str, str]]:
+    import msgspec
+
+    class Entry(msgspec.Struct, forbid_unknown_fields=True):
+        dtype: str
+        shape: list[int]
+        data_offsets: tuple[int, int]
+
+    # counted before a Python object is built for each: a bomb of small entries stays bytes
+    openings = sum(1 for _ in re.finditer(rb'"\s*:\s*\{', header))
+    if openings > MAX_TENSORS:
+        raise LimitError("too many tensors", file=file, field="header", expected=f"≤ {MAX_TENSORS}", found=openings)
+    try:
+        entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw = entries.pop("__metadata__", None)
+        metadata = msgspec.json.decode(raw, type=dict[str, str]) if raw is not None else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidFileError(f"not a safetensors header: {error}", file=file, field="header", offset=8) from None
+    if header.count(b'"data_offsets"') > len(entries):
+        raise InvalidFileError("a tensor name occurs twice", file=file, field="header", offset=8)
+    decode = msgspec.json.Decoder(Entry).decode
+    placed: list[tuple[int, int, Row]] = []
+    for name, raw_entry in entries.items():
+        try:
+            entry = decode(raw_entry)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InvalidFileError(f"not a tensor entry: {error}", file=file, tensor=name) from None
+        begin, end = entry.data_offsets
+        row = _row(name, entry.dtype, entry.shape, begin, end, file)
+        placed.append((begin, end, row))
+    placed.sort(key=lambda item: item[:2])
+    _check_cover(placed, data_size, file)
+    return [row for _, _, row in placed], metadata
+
+
+def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: str) -> Row:
+    if dtype not in DTYPES:
+        raise InvalidFileError("unknown dtype", file=file, tensor=name, expected=", ".join(DTYPES), found=dtype)
+    if len(shape) > MAX_RANK:
+        raise LimitError("too many dimensions", file=file, tensor=name, field="shape", found=len(shape))
+    if any(not 0 <= dim <= MAX_DIM for dim in shape):
+        raise InvalidFileError("a dimension is out of range", file=file, tensor=name, field="shape", found=shape)
+    ours, bits = DTYPES[dtype]
+    n_bits = math.prod(shape) * bits
+    if n_bits % 8 or not 0 <= begin <= end or end - begin != n_bits // 8:
+        raise InvalidFileError(
+            "shape and data_offsets disagree",
+            file=file,
+            tensor=name,
+            field="data_offsets",
+            expected=f"{n_bits / 8:g} bytes",
+            found=f"[{begin}, {end}]",
+        )
+    return Row(name, tuple(shape), ours, "dense", None, None, None, end - begin, None, None, ours, None)
+
+
+def _check_cover(placed: list[tuple[int, int, Row]], data_size: int, file: str) -> None:
+    """Tensors lie one after the other from the first data byte to the last."""
+    position = 0
+    for begin, end, row in placed:
+        if begin != position:
+            what = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
+            raise InvalidFileError(
+                what, file=file, tensor=row.name, field="data_offsets", expected=position, found=begin
+            )
+        position = end
+    if position != data_size:
+        raise InvalidFileError("the tensors do not cover the data", file=file, expected=data_size, found=position)
+
+
+def overview(source: ByteSource) -> Overview:
+    """The overview of one safetensors file."""
+    rows, metadata = read_header(source)
+    return Overview(source.name, "safetensors", None, source.size, rows, metadata)
+
+
+# -- a directory as Hugging Face lays it out ---------------------------------------------------------------------------
+
+_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+_INDEX = "model.safetensors.index.json"
+
+
+def directory_overview(path: str | os.PathLike[str]) -> Overview:
+    """The overview of all safetensors files in a directory, with what its config.json says of the model."""
+    folder = os.fspath(path)
+    names = _shards(folder)
+    rows: list[Row] = []
+    metadata: dict[str, Any] = _config_facts(folder)
+    total, seen = 0, set[str]()
+    for name in names:
+        source = LocalBytes(os.path.join(folder, name))
+        try:
+            own, _ = read_header(source)
+        finally:
+            source.close()
+        for row in own:
+            if row.name in seen:
+                raise SourceError("a tensor stands in two files", file=source.name, tensor=row.name)
+            seen.add(row.name)
+        rows += own
+        total += source.size
+    return Overview(folder, "safetensors", None, total, rows, metadata, files=names if len(names) > 1 else ())
+
+
+def _shards(folder: str) -> list[str]:
+    """The names of the safetensors files of a checkpoint: those of its index, or all there are."""
+    index = os.path.join(folder, _INDEX)
+    if os.path.exists(index):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise SourceError("weight_map is not an object of file names", file=index, field="weight_map")
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if not _SHARD.fullmatch(name):
+                raise SourceError("not the name of a file beside the index", file=index, field="weight_map", found=name)
+        missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
+        if missing:
+            raise SourceError("files of the checkpoint are missing", file=folder, found=", ".join(missing[:20]))
+        return names
+    names = sorted(name for name in os.listdir(folder) if _SHARD.fullmatch(name))
+    if not names:
+        raise SourceError("no .safetensors file in this directory", file=folder)
+    return names
+
+
+def _config_facts(folder: str) -> dict[str, Any]:
+    """A few facts of config.json under the keys that model files use."""
+    facts: dict[str, Any] = {"general.name": os.path.basename(os.path.abspath(folder))}
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return facts
+    config = read_json(path)
+    architectures, quantization = config.get("architectures"), config.get("quantization_config")
+    if isinstance(config.get("model_type"), str):
+        facts["general.architecture"] = config["model_type"]
+    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+        facts["config.architectures"] = architectures[0]
+    if isinstance(quantization, Mapping) and isinstance(quantization.get("quant_method"), str):
+        facts["config.quantization"] = quantization["quant_method"]
+    return facts
+
+
+def read_json(path: str, limit: int = 64 << 20) -> dict[str, Any]:
+    """A JSON object from a file of at most `limit` bytes."""
+    import msgspec
+
+    source = LocalBytes(path)
+    try:
+        if source.size > limit:
+            raise LimitError("too long", file=path, expected=f"≤ {limit} bytes", found=source.size)
+        return msgspec.json.decode(source.read(0, source.size), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"not a JSON object: {error}", file=path) from None
+    finally:
+        source.close()
