@@ -101,8 +101,8 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 def _shows_unicode(stream: TextIO) -> bool:
-    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "")
-    return encoding.startswith("utf")
+    encoding = getattr(stream, "encoding", None)  # None: a stream of text that is never encoded
+    return encoding is None or encoding.lower().replace("-", "").replace("_", "").startswith("utf")
 
 
 def _to_ascii(text: str) -> str:
