@@ -1,0 +1,29 @@
+"""Methods that need no calibration: pure functions from weights to a coded linear, one module each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qformat.converters.methods import hqq, ls, rtn
+from qformat.converters.methods.base import Array, Coded, Method, Option, join
+from qformat.converters.methods.native import active, get_threads, set_threads
+from qformat.errors import RecipeError
+
+METHODS: dict[str, Method] = {method.name: method for method in (rtn.METHOD, ls.METHOD, hqq.METHOD)}
+
+__all__ = ["METHODS", "Coded", "Method", "Option", "active", "get_threads", "join", "quantize", "set_threads"]
+
+
+def quantize(name: str, weight: Array, **options: Any) -> Coded:
+    """Code a whole matrix (out_features, in_features) of any float type with the method called `name`.
+
+    Raises:
+        RecipeError: an unknown method or option.
+        SourceError: a weight that is not finite.
+    """
+    if name not in METHODS:
+        raise RecipeError("unknown method", field="method", expected=", ".join(METHODS), found=name)
+    method = METHODS[name]
+    return method.quantize(np.asarray(weight).astype(np.float32, copy=False), method.resolve(options))
