@@ -1,0 +1,55 @@
+"""`qformat inspect`: what a model file holds, from its header alone."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import click
+
+from qformat.report import as_json, listing, reading, summary
+from qformat.report.overview import Overview
+from qformat.report.terminal import Printer
+
+
+@click.command("inspect", short_help="Show what a model file holds.")
+@click.argument("file")
+@click.option("--tensors", is_flag=True, help="List every tensor instead of the tree of modules.")
+@click.option("--tensor", metavar="NAME", help="One tensor in detail, with histograms of its codes and values.")
+@click.option("--json", "json_", is_flag=True, help="Print everything as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="One line only.")
+def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bool) -> None:
+    """Show what FILE holds: sizes, how each tensor is stored, its error, where it comes from.
+
+    FILE is a .qf, .safetensors or .gguf file, a directory of safetensors files, or an address (https://, hf://,
+    s3://) of one of these files: only headers are read. Sizes are decimal; "bits" are bits per weight; errors are
+    relative to the source.
+    """
+    gc.disable()  # a short run that makes many small objects and no cycles
+    with reading.read(file) as view:
+        if tensor is not None:
+            from qformat.report import details
+
+            printer = Printer()
+            printer.lines(details.tensor(view, tensor, printer.width))
+        elif json_:
+            for piece in as_json.pieces(view):
+                sys.stdout.write(piece)
+        elif quiet:
+            Printer().line(summary.quiet(view))
+        else:
+            _show(view, tensors)
+
+
+def _show(view: Overview, tensors: bool) -> None:
+    printer = Printer()
+    width = printer.width
+    printer.lines(summary.title(view, width))
+    sys.stdout.flush()  # before the rows of a large file are made: a reader that went away is noticed here
+    printer.line()
+    printer.lines(summary.facts(view, width))
+    if view.rows:
+        printer.line()
+        printer.lines(summary.mix(view, width))
+        printer.line()
+        printer.lines(listing.tensors(view.rows, width) if tensors else listing.tree(view.rows, width))

@@ -1,0 +1,76 @@
+"""`qformat verify`: every byte of a file against its hashes."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from qformat import container
+from qformat.errors import IntegrityError, QFormatError
+from qformat.report import as_json, numbers
+from qformat.report.progress import Progress
+from qformat.report.terminal import Printer
+from qformat.text import safe_text
+
+
+@click.command("verify", short_help="Check every byte of a file against its hashes.")
+@click.argument("file")
+@click.option("--digest", metavar="HEX", help="Also demand this digest (of the whole file, as inspect shows it).")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-j", "--workers", type=click.IntRange(1, 256), help="Threads; by default one for each processor.")
+def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: int | None) -> int:
+    """Check every byte of FILE against its hashes, in parallel, and name every bad tensor.
+
+    Only a digest that you know from elsewhere tells that a file is the one you mean: hashes inside a file tell that
+    it is whole.
+    """
+    start = time.perf_counter()
+    with container.open(file) as opened:
+        total, tensors, found = opened.size, len(opened), opened.digest
+        with Progress(total, "verify", quiet=quiet or json_) as line:
+            bad: list[QFormatError] = list(opened.verify(workers=workers, progress=line.update))
+    if digest is not None and digest.lower() != found:
+        bad.insert(0, IntegrityError("not the file that was asked for", file=file, field="digest",
+                                     expected=digest, found=found))  # fmt: skip
+    elapsed = time.perf_counter() - start
+    if json_:
+        _print_json(file, found, total, tensors, bad)
+    else:
+        _print(file, total, tensors, bad, elapsed, quiet)
+    return IntegrityError.exit_code if bad else 0
+
+
+def _print(file: str, total: int, tensors: int, bad: list[QFormatError], elapsed: float, quiet: bool) -> None:
+    printer = Printer()
+    for error in bad:
+        printer.line(("bad  ", "bad"), str(error))
+    if bad:
+        what = numbers.plural(len({error.tensor for error in bad if error.tensor is not None}), "bad tensor")
+        print(f"error: {safe_text(file)}: {numbers.plural(len(bad), 'problem')}, {what}", file=sys.stderr)
+    elif not quiet:
+        rest = f"{numbers.plural(tensors, 'tensor')}, {numbers.size(total)} in {numbers.seconds(elapsed)}"
+        printer.line(("ok", "good"), f"  {safe_text(file)}: {rest} ({numbers.rate(total, elapsed)})")
+
+
+def _print_json(file: str, digest: str, total: int, tensors: int, bad: list[QFormatError]) -> None:
+    result = {
+        "file": file,
+        "ok": not bad,
+        "digest": digest,
+        "total_bytes": total,
+        "tensors": tensors,
+        "errors": [
+            {
+                "kind": type(error).__name__,
+                "tensor": error.tensor,
+                "field": error.field,
+                "offset": error.offset,
+                "message": str(error),
+            }
+            for error in bad
+        ],
+    }
+    click.echo(as_json.dumps(result))

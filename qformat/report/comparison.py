@@ -1,0 +1,136 @@
+"""A `Comparison` as lines and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from qformat.report import as_json, numbers
+from qformat.report.compare import Comparison, TensorDifference, beyond
+from qformat.report.layout import Column, Line, Table, clip, wrap
+from qformat.text import safe_text
+
+_WORDS = {
+    "only in A": "only in A",
+    "only in B": "only in B",
+    "shape": "shape",
+    "dtype": "dtype",
+    "stored": "stored otherwise",
+    "unreadable": "cannot be read",
+}
+
+
+def lines(result: Comparison, width: int | None, tolerance: float = 0.0) -> Iterator[Line]:
+    """What differs, tensor by tensor, then metadata and attachments, then the sum of it."""
+    for letter, label in (("A", result.a), ("B", result.b)):
+        text = safe_text(label)
+        yield [(f"{letter}  ", "key"), (text if width is None else clip(text, max(width - 3, 1), "middle"), "title")]
+    shown = [each for each in result.tensors if each.differs]
+    if shown:
+        yield []
+        yield from _table(shown, tolerance).lines(width)
+    yield from _changes("metadata", {key: (_value(a), _value(b)) for key, (a, b) in result.metadata.items()}, width)
+    sizes = {key: (_size(a), _size(b)) for key, (a, b) in result.attachments.items()}
+    yield from _changes("files carried", sizes, width)
+    yield []
+    for part in wrap(summary(result, tolerance), width or 1000):
+        yield [(part, "bad" if result.differs(tolerance) else "good")]
+
+
+def _table(shown: list[TensorDifference], tolerance: float) -> Table:
+    table = Table(
+        [
+            Column("tensor", elastic=True, least=20),
+            Column("A", keep=3, style="group"),
+            Column("B", keep=2, style="group"),
+            Column("largest", "right", keep=4),
+            Column("relative", "right", keep=6),
+            Column("", keep=5, style="bad"),
+        ]
+    )
+    for each in shown:
+        bad = "bad" if beyond(each, tolerance) else ""
+        a, b = each.a, each.b
+        if each.kind == "shape" and a is not None and b is not None:
+            stored = numbers.shape(a.shape), numbers.shape(b.shape)
+        else:
+            stored = (safe_text(row.stored_as) if row is not None else "–" for row in (a, b))
+        left, right = stored
+        table.add(
+            safe_text(each.name),
+            left,
+            right,
+            numbers.error(each.max_abs),
+            (numbers.error(each.relative), bad),
+            _WORDS.get(each.kind, ""),
+        )
+    return table
+
+
+def _changes(title: str, changes: dict[str, tuple[str, str]], width: int | None) -> Iterator[Line]:
+    if not changes:
+        return
+    yield []
+    yield [(title, "name")]
+    for key, (a, b) in changes.items():
+        line = f"  {safe_text(key)}: {a} → {b}"
+        yield [(line if width is None else clip(line, width), "")]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return clip(safe_text(value if isinstance(value, str) else as_json.dumps(value)), 60)
+
+
+def _size(n_bytes: int | None) -> str:
+    return "–" if n_bytes is None else numbers.size(n_bytes)
+
+
+def summary(result: Comparison, tolerance: float = 0.0) -> str:
+    """One sentence."""
+    bad = [each for each in result.tensors if beyond(each, tolerance)]
+    kinds = [
+        (sum(each.kind == "only in A" for each in bad), "only in A"),
+        (sum(each.kind == "only in B" for each in bad), "only in B"),
+        (sum(each.kind == "shape" for each in bad), "of another shape"),
+        (sum(each.kind == "dtype" for each in bad), "of another dtype"),
+        (sum(each.kind == "stored" for each in bad), "stored otherwise"),
+        (sum(each.kind == "values" for each in bad), "of other values"),
+        (sum(each.kind == "unreadable" for each in bad), "not readable"),
+    ]
+    parts = [f"{numbers.exact(count)} {what}" for count, what in kinds if count]
+    compared = [each for each in result.tensors if each.relative is not None]
+    total = numbers.plural(len(result.tensors), "tensor")
+    text = f"{total}: {', '.join(parts)}" if parts else f"{total}: {'equal' if not tolerance else 'equal enough'}"
+    if result.metadata:
+        text += f"; {numbers.plural(len(result.metadata), 'metadata key')} differ"
+    if result.attachments:
+        text += f"; {numbers.plural(len(result.attachments), 'carried file')} differ"
+    worst = max(compared, key=lambda each: each.relative or 0.0, default=None)
+    if worst is not None and worst.relative:
+        text += f"; largest relative difference {numbers.error(worst.relative)} ({safe_text(worst.name)})"
+    return text
+
+
+def to_json(result: Comparison, tolerance: float = 0.0) -> dict[str, Any]:
+    """The comparison as an object; every tensor that both have is in it, the equal ones too."""
+    return {
+        "a": result.a,
+        "b": result.b,
+        "differs": result.differs(tolerance),
+        "tensors": [
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "a": as_json.tensor(each.a) if each.a is not None else None,
+                "b": as_json.tensor(each.b) if each.b is not None else None,
+                "max_abs": each.max_abs,
+                "relative": each.relative,
+                "reason": each.reason,
+            }
+            for each in result.tensors
+        ],
+        "metadata": {key: {"a": a, "b": b} for key, (a, b) in result.metadata.items()},
+        "attachments": {key: {"a": a, "b": b} for key, (a, b) in result.attachments.items()},
+    }

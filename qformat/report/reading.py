@@ -1,0 +1,54 @@
+"""Opening whatever is to be looked at: finds the format by what the bytes say, and makes its `Overview`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qformat.report import gguf_header, safetensors_header
+from qformat.report.byte_source import ByteSource, LocalBytes, RemoteBytes, is_remote
+from qformat.report.overview import Overview
+
+
+@contextmanager
+def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
+    """The overview of a .qf, safetensors or GGUF file, of a directory of safetensors files, or of an address.
+
+    Raises:
+        QFormatError: the header breaks its format, or the format is not known.
+        OSError: the file cannot be opened.
+    """
+    name = os.fspath(path)
+    if not is_remote(name) and os.path.isdir(name):
+        yield safetensors_header.directory_overview(name)
+        return
+    source = _foreign_source(name)
+    if source is None:
+        from qformat.report import own_file  # numpy and the container are not needed for anything else
+
+        with own_file.read(name) as view:
+            yield view
+        return
+    try:
+        head = source.read(0, min(source.size, 4))
+        yield gguf_header.overview(source) if head == gguf_header.MAGIC else safetensors_header.overview(source)
+    finally:
+        source.close()
+
+
+def _foreign_source(name: str) -> ByteSource | None:
+    """The source of a safetensors or GGUF file; None for everything else, which the container is to judge.
+
+    Local files are known by their first bytes, addresses by their names: a look inside would be one more request.
+    """
+    if is_remote(name):
+        return RemoteBytes(name) if name.partition("?")[0].endswith((".safetensors", ".gguf")) else None
+    source = LocalBytes(name)
+    head = source.read(0, min(source.size, 9))
+    header_length = int.from_bytes(head[:8], "little")
+    is_safetensors = (head[8:9] == b"{" and header_length <= source.size - 8) or name.endswith(".safetensors")
+    if head[:4] == gguf_header.MAGIC or is_safetensors:
+        return source
+    source.close()
+    return None
