@@ -259,22 +259,21 @@ def _tensor(cursor: Cursor) -> tuple[Row, int]:
             expected=f"a multiple of {block.elements}",
             found=inner,
         )
-    nbytes = math.prod(dims) // block.elements * block.nbytes
-    dense = block.coding == "dense"
+    weights = math.prod(dims)
     row = Row(
         name,
-        tuple(reversed(dims)),
-        block.name,
-        block.coding,
-        None if dense else block.name,
-        block.bits,
-        None,
-        nbytes,
-        None,
-        None,
-        block.name,
-        None,
-        block.name,
+        shape=tuple(reversed(dims)),
+        weights=weights,
+        dtype=block.name,
+        coding=block.coding,
+        method=None if block.coding == "dense" else block.name,
+        bits=block.bits,
+        group_size=None,
+        nbytes=weights // block.elements * block.nbytes,
+        error=None,
+        max_error=None,
+        scheme=block.name,
+        label=block.name,
     )
     return row, offset
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Span = tuple[str, str]
 Line = list[Span]
@@ -82,8 +81,7 @@ def wrap(text: str, width: int) -> list[str]:
     return [*lines, current]
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table.
 
     `keep`: the higher, the longer the column survives when the table is too wide; the elastic column shrinks first,
@@ -99,12 +97,12 @@ class Column:
     cut: Literal["end", "middle"] = "middle"
 
 
-@dataclass
 class Table:
     """Rows of cells under column titles, fitted into a width when rendered."""
 
-    columns: Sequence[Column]
-    rows: list[Sequence[str | Span]] = field(default_factory=list)
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self.rows: list[Sequence[str | Span]] = []
 
     def add(self, *row: str | Span) -> None:
         """Append a row: one text, or one (text, style), for each column."""

@@ -13,7 +13,7 @@ from qformat.text import safe_text
 _COLUMNS = [
     Column("tensor", elastic=True, least=26),
     Column("shape", keep=3),
-    Column("stored as", keep=6, style="group"),
+    Column("stored as", keep=6),
     Column("size", "right", keep=5),
     Column("bits", "right", keep=7),
     Column("error", "right", keep=4),
@@ -29,6 +29,7 @@ def tree(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
     yield from table.lines(width)
     if _has_fold(root):
         note = "n × marks what is folded; its sizes are of all n together"
+        yield []
         yield [(clip(note, len(note) if width is None else width), "dim")]
 
 
@@ -49,7 +50,7 @@ def _add(table: Table, branch: Branch, indent: str, last: bool, top: bool = Fals
     table.add(
         (name, "" if first is not None else "name"),
         numbers.shape(first.shape) if first is not None else "",
-        safe_text(first.stored_as) if first is not None else "",
+        _stored_as(first) if first is not None else "",
         (numbers.size(branch.nbytes), style),
         (numbers.bits(branch.bits_per_weight), style),
         (numbers.error(branch.error), style),
@@ -57,6 +58,11 @@ def _add(table: Table, branch: Branch, indent: str, last: bool, top: bool = Fals
     below = "" if top else indent + ("  " if last else "│ ")
     for index, child in enumerate(branch.children):
         _add(table, child, below, index == len(branch.children) - 1)
+
+
+def _stored_as(row: Row) -> Span:
+    """The label, in colour where a tensor is not left as it was."""
+    return safe_text(row.stored_as), "dim" if row.coding == "dense" or row.target is not None else "group"
 
 
 def _has_fold(branch: Branch) -> bool:
@@ -70,7 +76,7 @@ def tensors(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
             Column("tensor", elastic=True, least=20),
             Column("shape", keep=4),
             Column("dtype", keep=2, style="dim"),
-            Column("stored as", keep=6, style="group"),
+            Column("stored as", keep=6),
             Column("size", "right", keep=5),
             Column("bits", "right", keep=7),
             Column("error", "right", keep=3),
@@ -87,7 +93,7 @@ def _cells(row: Row) -> tuple[str | Span, ...]:
         safe_text(row.name if row.target is None else f"{row.name} → {row.target}"),
         numbers.shape(row.shape),
         safe_text(row.dtype),
-        safe_text(row.stored_as),
+        _stored_as(row),
         numbers.size(row.nbytes),
         numbers.bits(row.bits_per_weight),
         numbers.error(row.error),

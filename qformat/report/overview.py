@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,48 +12,70 @@ class Row(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+    weights: int  # how many numbers are stored here: none for an alias
     dtype: str  # the source's
     coding: str | None
     method: str | None
     bits: int | None
     group_size: int | None
     nbytes: int
-    error: float | None
+    error: float | None  # relative, in the Frobenius norm
     max_error: float | None
     scheme: str  # equal schemes mean equally stored
+    label: str  # how that is called: `hqq 4-bit g64`, `bfloat16`
     target: str | None = None  # an alias names the tensor that it stands for
-    label: str = ""  # how to call the way it is stored, where the facts above do not say it
-
-    @property
-    def weights(self) -> int:
-        """How many numbers are stored here: none for an alias."""
-        return 0 if self.target is not None else math.prod(self.shape)
 
     @property
     def bits_per_weight(self) -> float | None:
         """Stored bits divided by weights."""
-        weights = self.weights
-        return 8 * self.nbytes / weights if weights else None
+        return 8 * self.nbytes / self.weights if self.weights else None
 
     @property
     def stored_as(self) -> str:
-        """A short label: `hqq 4-bit g64`, `bfloat16`, `tied`."""
-        if self.target is not None:
-            return "tied"
-        if self.label:
-            return self.label
-        if self.coding in ("dense", None):
-            return self.dtype
-        parts = [self.method or self.coding or ""]
-        if self.bits is not None and not parts[0].endswith(str(self.bits)):
-            parts.append(f"{self.bits}-bit")
-        if self.group_size is not None:
-            parts.append(f"g{self.group_size}")
-        return " ".join(parts)
+        """The label, or `tied` for an alias."""
+        return self.label if self.target is None else "tied"
 
 
-@dataclass(frozen=True)
-class Attachment:
+class Kind:
+    """All tensors that are stored alike, added up."""
+
+    __slots__ = ("nbytes", "tensors", "weights")
+
+    def __init__(self) -> None:
+        self.weights = self.nbytes = self.tensors = 0
+
+
+class Totals:
+    """Sums over all rows, made in one pass."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.weights = self.nbytes = self.aliases = 0
+        self.kinds: dict[str, Kind] = {}  # by label
+        self.worst: Row | None = None  # the row of the largest error
+        measured, error_sum, worst = 0, 0.0, -1.0
+        for row in rows:
+            weights = row.weights
+            self.nbytes += row.nbytes
+            if row.target is not None:
+                self.aliases += 1
+                continue
+            self.weights += weights
+            kind = self.kinds.get(row.label)
+            if kind is None:
+                kind = self.kinds[row.label] = Kind()
+            kind.weights += weights
+            kind.nbytes += row.nbytes
+            kind.tensors += 1
+            error = row.error
+            if error is not None and row.coding != "dense":
+                measured += weights
+                error_sum += error * weights
+                if error > worst:
+                    worst, self.worst = error, row
+        self.mean_error = error_sum / measured if measured else None  # weighted by weights
+
+
+class Attachment(NamedTuple):
     """A file carried along: its name and size."""
 
     name: str
@@ -94,19 +114,20 @@ class Overview:
         return self._rows() if callable(self._rows) else self._rows
 
     @cached_property
+    def totals(self) -> Totals:
+        """Sums over the rows."""
+        return Totals(self.rows)
+
+    @property
     def weights(self) -> int:
         """Numbers stored in all tensors, aliases not counted twice."""
-        return sum([row.weights for row in self.rows])
-
-    @cached_property
-    def tensor_bytes(self) -> int:
-        """Stored bytes of all tensors."""
-        return sum([row.nbytes for row in self.rows])
+        return self.totals.weights
 
     @property
     def bits_per_weight(self) -> float | None:
         """Stored bits of all tensors divided by their weights."""
-        return 8 * self.tensor_bytes / self.weights if self.weights else None
+        totals = self.totals
+        return 8 * totals.nbytes / totals.weights if totals.weights else None
 
     def row(self, name: str) -> Row | None:
         """The row of the tensor `name`, or None."""

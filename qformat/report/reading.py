@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qformat.report import gguf_header, safetensors_header
 from qformat.report.byte_source import ByteSource, LocalBytes, RemoteBytes, is_remote
 from qformat.report.overview import Overview
+
+GGUF = b"GGUF"
 
 
 @contextmanager
@@ -21,6 +22,8 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
     """
     name = os.fspath(path)
     if not is_remote(name) and os.path.isdir(name):
+        from qformat.report import safetensors_header
+
         yield safetensors_header.directory_overview(name)
         return
     source = _foreign_source(name)
@@ -31,10 +34,19 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
             yield view
         return
     try:
-        head = source.read(0, min(source.size, 4))
-        yield gguf_header.overview(source) if head == gguf_header.MAGIC else safetensors_header.overview(source)
+        yield _foreign(source)
     finally:
         source.close()
+
+
+def _foreign(source: ByteSource) -> Overview:
+    if source.read(0, min(source.size, len(GGUF))) == GGUF:
+        from qformat.report import gguf_header
+
+        return gguf_header.overview(source)
+    from qformat.report import safetensors_header
+
+    return safetensors_header.overview(source)
 
 
 def _foreign_source(name: str) -> ByteSource | None:
@@ -48,7 +60,7 @@ def _foreign_source(name: str) -> ByteSource | None:
     head = source.read(0, min(source.size, 9))
     header_length = int.from_bytes(head[:8], "little")
     is_safetensors = (head[8:9] == b"{" and header_length <= source.size - 8) or name.endswith(".safetensors")
-    if head[:4] == gguf_header.MAGIC or is_safetensors:
+    if head[:4] == GGUF or is_safetensors:
         return source
     source.close()
     return None

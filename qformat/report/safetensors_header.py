@@ -115,7 +115,8 @@ def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: st
     if any(not 0 <= dim <= MAX_DIM for dim in shape):
         raise InvalidFileError("a dimension is out of range", file=file, tensor=name, field="shape", found=shape)
     ours, bits = DTYPES[dtype]
-    n_bits = math.prod(shape) * bits
+    weights = math.prod(shape)
+    n_bits = weights * bits
     if n_bits % 8 or not 0 <= begin <= end or end - begin != n_bits // 8:
         raise InvalidFileError(
             "shape and data_offsets disagree",
@@ -125,7 +126,7 @@ def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: st
             expected=f"{n_bits / 8:g} bytes",
             found=f"[{begin}, {end}]",
         )
-    return Row(name, tuple(shape), ours, "dense", None, None, None, end - begin, None, None, ours, None)
+    return Row(name, tuple(shape), weights, ours, "dense", None, None, None, end - begin, None, None, ours, ours)
 
 
 def _check_cover(placed: list[tuple[int, int, Row]], data_size: int, file: str) -> None:

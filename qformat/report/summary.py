@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qformat.report import numbers
 from qformat.report.layout import Column, Line, Table, cells, clip, wrap
-from qformat.report.overview import Overview, Row
+from qformat.report.overview import Overview, Totals
 from qformat.text import safe_text
 
 KEY = 12  # cells of the key column
@@ -44,13 +44,13 @@ def facts(view: Overview, width: int | None) -> Iterator[Line]:
 
 def _facts(view: Overview) -> Iterator[tuple[str, str]]:
     count = f"{numbers.count(view.weights)} in {numbers.plural(len(view.rows), 'tensor')}"
-    aliases = sum(row.target is not None for row in view.rows)
+    aliases = view.totals.aliases
     yield "parameters", count + (f", {aliases} tied" if aliases else "")
     size = numbers.size(view.total_bytes)
     if view.bits_per_weight is not None:
         size += f", {numbers.bits(view.bits_per_weight)} bits per weight"
     yield "size", size + (f", {numbers.plural(len(view.files), 'file')}" if view.files else "")
-    yield "error", _error(view.rows)
+    yield "error", _error(view.totals)
     yield "quantized by", _text(view, "config.quantization")
     yield "source", _source(view.metadata)
     yield "licence", _text(view, "general.license")
@@ -60,15 +60,12 @@ def _facts(view: Overview) -> Iterator[tuple[str, str]]:
     yield "content", view.content_digest or ""
 
 
-def _error(rows: Sequence[Row]) -> str:
+def _error(totals: Totals) -> str:
     """Mean, weighted by weights, and the worst of the recorded relative errors."""
-    measured = [row for row in rows if row.error is not None and row.target is None and row.coding != "dense"]
-    weights = sum(row.weights for row in measured)
-    if not weights:
+    if totals.mean_error is None or totals.worst is None:
         return ""
-    mean = sum((row.error or 0.0) * row.weights for row in measured) / weights
-    worst = max(measured, key=lambda row: row.error or 0.0)
-    return f"{numbers.error(mean)} mean, {numbers.error(worst.error)} worst ({safe_text(worst.name)})"
+    worst = f"{numbers.error(totals.worst.error)} worst ({safe_text(totals.worst.name)})"
+    return f"{numbers.error(totals.mean_error)} mean, {worst}"
 
 
 def _source(metadata: Mapping[str, Any]) -> str:
@@ -96,13 +93,6 @@ def _text(view: Overview, key: str) -> str:
 
 def mix(view: Overview, width: int | None) -> Iterator[Line]:
     """How the weights are stored: a line for each kind, the largest first, with its share of the weights."""
-    kinds: dict[str, list[int]] = {}
-    for row in view.rows:
-        if row.target is None:
-            entry = kinds.setdefault(row.stored_as, [0, 0, 0])
-            entry[0] += row.weights
-            entry[1] += row.nbytes
-            entry[2] += 1
     table = Table(
         [
             Column("stored as", elastic=True, cut="end"),
@@ -113,15 +103,15 @@ def mix(view: Overview, width: int | None) -> Iterator[Line]:
             Column("bits", "right", keep=5),
         ]
     )
-    ranked = sorted(kinds.items(), key=lambda item: -item[1][0])
-    for label, (weights, nbytes, tensors) in ranked[:12]:
+    ranked = sorted(view.totals.kinds.items(), key=lambda item: -item[1].weights)
+    for label, kind in ranked[:12]:
         table.add(
             safe_text(label),
-            bar(weights / view.weights if view.weights else 0, BAR),
-            numbers.percent(weights, view.weights),
-            numbers.exact(tensors),
-            numbers.size(nbytes),
-            numbers.bits(8 * nbytes / weights) if weights else "",
+            bar(kind.weights / view.weights if view.weights else 0, BAR),
+            numbers.percent(kind.weights, view.weights),
+            numbers.exact(kind.tensors),
+            numbers.size(kind.nbytes),
+            numbers.bits(8 * kind.nbytes / kind.weights) if kind.weights else "",
         )
     if len(ranked) > 12:
         table.add((f"… {len(ranked) - 12} more", "dim"), "", "", "", "", "")

@@ -7,7 +7,6 @@ newline. NO_COLOR (https://no-color.org) and TERM=dumb are honoured.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -92,7 +91,12 @@ def terminal_width(stream: TextIO) -> int | None:
     asked = os.environ.get("COLUMNS", "")
     if asked.isascii() and asked.isdigit() and int(asked[:6]) > 0:
         return int(asked[:6])
-    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def wants_colour(stream: TextIO) -> bool:

@@ -8,7 +8,6 @@ branches of a tree add up to its total.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from qformat.report.numbers import ranges
 from qformat.report.overview import Row
@@ -20,29 +19,29 @@ DEEPEST = 64  # names with more parts than this are shown whole, not as a path
 _Item = tuple[str, list[Row]]
 
 
-@dataclass
 class Branch:
     """A line of the folded tree and what hangs below it."""
 
-    label: str
-    copies: int = 1  # how many modules are folded into it
-    rows: list[Row] = field(default_factory=list)  # the tensors whose name ends here, one per copy
-    children: list[Branch] = field(default_factory=list)
-    weights: int = 0
-    nbytes: int = 0
-    measured: int = 0  # the weights whose error is recorded
-    error_sum: float = 0.0  # and the sum of error · weights over them
-    folded: bool = False  # the label ends in a range of numbers
-    hidden: int = 0  # tensors only counted, on a line of its own ("… 900 more")
+    def __init__(self, label: str, copies: int = 1, rows: Sequence[Row] = ()) -> None:
+        self.label = label
+        self.copies = copies  # how many modules are folded into it
+        self.folded = False  # the label has a range of numbers
+        self.rows = rows  # the tensors whose name ends here, one per copy
+        self.children: list[Branch] = []
+        self.hidden = 0  # tensors only counted, on a line of its own ("… 900 more")
+        self.weights = self.nbytes = 0
+        self.measured = 0  # the weights whose error is recorded
+        self.error_sum = 0.0  # and the sum of error · weights over them
+        for row in rows:
+            self.add(row)
 
     def add(self, row: Row) -> None:
         """Count a tensor in."""
-        weights = row.weights
-        self.weights += weights
+        self.weights += row.weights
         self.nbytes += row.nbytes
         if row.error is not None:
-            self.measured += weights
-            self.error_sum += row.error * weights
+            self.measured += row.weights
+            self.error_sum += row.error * row.weights
 
     def join(self, child: Branch) -> None:
         """Hang `child` below this branch and count it in."""
@@ -91,8 +90,6 @@ def _below(label: str, copies: int, items: list[_Item], many: int) -> Branch:
 
 def _branch(label: str, copies: int, own: list[Row], modules: dict[str, list[_Item]], many: int) -> Branch:
     branch = Branch(label, copies, own)
-    for row in own:
-        branch.add(row)
     groups = _groups(modules)
     shown = groups if len(groups) <= many else groups[: many - many // 4]
     for name, members, items in shown:

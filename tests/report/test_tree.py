@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from hypothesis import given
@@ -13,7 +14,7 @@ from qformat.report.tree import Branch, fold
 
 
 def row(name: str, shape: tuple[int, ...] = (8, 4), scheme: str = "0", error: float | None = None) -> Row:
-    return Row(name, shape, "bfloat16", "affine", "rtn", 4, 64, 100, error, None, scheme)
+    return Row(name, shape, math.prod(shape), "bfloat16", "affine", "rtn", 4, 64, 100, error, None, scheme, "rtn 4-bit")
 
 
 def walk(branch: Branch) -> Iterator[Branch]:
