@@ -47,7 +47,7 @@ stories was trained on or used to choose the checkpoint.
 Made by `examples/train_sample.py` and described by `examples/describe_sample.py`;
 `training.json` has the whole recipe. {reproduction}
 
-A story (prompt "{prompt}", temperature 0.5, seed 0):
+A story (prompt "{prompt}", temperature 0.7, top-k 40, seed 0):
 
 {story}
 
@@ -66,7 +66,7 @@ def tell(model, tokenizer, prompt, seed=0):
     torch.manual_seed(seed)
     tokens = tokenizer(prompt, return_tensors="pt")
     limit = model.config.max_position_embeddings
-    story = model.generate(**tokens, do_sample=True, temperature=0.5, top_k=0, max_length=limit)
+    story = model.generate(**tokens, do_sample=True, temperature=0.7, top_k=40, max_length=limit)
     return tokenizer.decode(story[0], skip_special_tokens=True)
 
 
