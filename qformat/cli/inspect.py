@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from qformat.report import as_json, listing, reading, summary
+from qformat.report import listing, reading, summary
 from qformat.report.overview import Overview
 from qformat.report.terminal import Printer
 
@@ -25,6 +25,7 @@ def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bo
     s3://) of one of these files: only headers are read. Sizes are decimal; "bits" are bits per weight; errors are
     relative to the source.
     """
+    # what only one option needs is imported where it is needed: the plain command is to feel instant
     gc.disable()  # a short run that makes many small objects and no cycles
     with reading.read(file) as view:
         if tensor is not None:
@@ -33,6 +34,8 @@ def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bo
             printer = Printer()
             printer.lines(details.tensor(view, tensor, printer.width))
         elif json_:
+            from qformat.report import as_json
+
             for piece in as_json.pieces(view):
                 sys.stdout.write(piece)
         elif quiet:

@@ -108,10 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     from qformat.errors import QFormatError
 
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result: Any = cli.main(
-            args=None if arguments is None else list(arguments), prog_name="qformat", standalone_mode=False
-        )
+        # not cli.main(): that has its own idea of broken pipes
+        with cli.make_context("qformat", given) as context:
+            result: Any = cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     except click.UsageError as error:
         return _usage(error)
     except click.ClickException as error:
