@@ -13,9 +13,8 @@ import math
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from train_sample import encode, mean_loss, read_stories, windows
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CARD = """\
 ---
