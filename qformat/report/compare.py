@@ -42,7 +42,7 @@ class Side(Protocol):
         """The hash of the stored bytes, where there is one."""
 
     def values(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Float32 values of [start, stop) along the first dimension (the whole tensor when it has none)."""
+        """Float32 values of [start, stop) along the first dimension; the whole tensor when it has fewer than two."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def _tensor(a: Side, b: Side, name: str, row: Row, other: Row, values: bool) -> 
 def _measure(a: Side, b: Side, name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """(largest absolute difference, relative Frobenius difference); equal infinities and NaNs are no difference."""
     length = shape[0] if shape else 1
-    step = max(TILE // max(math.prod(shape[1:]), 1), 1)
+    step = length or 1 if len(shape) < 2 else max(TILE // max(math.prod(shape[1:]), 1), 1)
     largest, squared, norm = 0.0, 0.0, 0.0
     for start in range(0, length, step):
         stop = min(start + step, length)
-        x = np.asarray(a.values(name, start, stop), np.float32)
-        y = np.asarray(b.values(name, start, stop), np.float32)
+        x = np.atleast_1d(np.asarray(a.values(name, start, stop), np.float32))
+        y = np.atleast_1d(np.asarray(b.values(name, start, stop), np.float32))
         if x.shape != y.shape:
             raise QFormatError("decoded to unequal shapes", tensor=name, expected=x.shape, found=y.shape)
         with np.errstate(invalid="ignore", over="ignore"):

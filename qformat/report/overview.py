@@ -21,7 +21,7 @@ class Row(NamedTuple):
     nbytes: int
     error: float | None  # relative, in the Frobenius norm
     max_error: float | None
-    scheme: str  # equal schemes mean equally stored
+    scheme: str  # equal schemes mean: of the same dtype and stored alike
     label: str  # how that is called: `hqq 4-bit g64`, `bfloat16`
     target: str | None = None  # an alias names the tensor that it stands for
 

@@ -49,6 +49,12 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 
 
+def looks_like_safetensors(source: ByteSource) -> bool:
+    """Whether the first nine bytes are a header length that fits and the brace that begins the header."""
+    head = source.read(0, min(source.size, 9))
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= source.size - 8
+
+
 def read_header(source: ByteSource) -> tuple[list[Row], dict[str, str]]:
     """The tensors, in the order of their bytes, and the `__metadata__` of a safetensors file."""
     first = source.read(0, min(source.size, FIRST_READ))

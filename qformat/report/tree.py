@@ -29,19 +29,11 @@ class Branch:
         self.rows = rows  # the tensors whose name ends here, one per copy
         self.children: list[Branch] = []
         self.hidden = 0  # tensors only counted, on a line of its own ("… 900 more")
-        self.weights = self.nbytes = 0
-        self.measured = 0  # the weights whose error is recorded
-        self.error_sum = 0.0  # and the sum of error · weights over them
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Row) -> None:
-        """Count a tensor in."""
-        self.weights += row.weights
-        self.nbytes += row.nbytes
-        if row.error is not None:
-            self.measured += row.weights
-            self.error_sum += row.error * row.weights
+        self.weights = sum([row.weights for row in rows])
+        self.nbytes = sum([row.nbytes for row in rows])
+        errors = [(row.error, row.weights) for row in rows if row.error is not None]
+        self.measured = sum([weights for _, weights in errors])  # the weights whose error is recorded
+        self.error_sum = sum([error * weights for error, weights in errors])
 
     def join(self, child: Branch) -> None:
         """Hang `child` below this branch and count it in."""
@@ -66,11 +58,9 @@ def fold(rows: Sequence[Row], many: int = MANY) -> Branch:
     """The folded tree of `rows`, children in the order in which their first tensor comes."""
     modules: dict[str, list[_Item]] = {}
     for row in rows:
-        name = row.name
-        if name[:1] == "." or name[-1:] == "." or ".." in name or name.count(".") > DEEPEST:
-            modules.setdefault(name, []).append(("", [row]))  # no clean path (`a..b`): shown whole
-            continue
-        head, _, rest = name.partition(".")
+        head, _, rest = row.name.partition(".")
+        if not head or rest[-1:] in (".", "") or ".." in row.name or rest.count(".") > DEEPEST:
+            head, rest = row.name, ""  # one part only, or no clean path (`a..b`): shown whole
         modules.setdefault(head, []).append((rest, [row]))
     return _branch("", 1, [], modules, many)
 
@@ -106,7 +96,9 @@ def _groups(modules: dict[str, list[_Item]]) -> list[tuple[str, int, list[_Item]
     alike: dict[object, list[str]] = {}
     for name, items in modules.items():
         # names sort before rows, and they are distinct within a module, so rows are never compared
-        key = tuple(sorted([(rest, _kind(rows[0])) for rest, rows in items])) if _is_number(name) else name
+        key: object = name
+        if _is_number(name):
+            key = tuple(sorted([(rest, rows[0].shape, rows[0].scheme) for rest, rows in items]))
         alike.setdefault(key, []).append(name)
     groups = []
     for names in alike.values():
@@ -116,11 +108,6 @@ def _groups(modules: dict[str, list[_Item]]) -> list[tuple[str, int, list[_Item]
             label = ranges(int(name) for name in names)
             groups.append((label, len(names), _merged([modules[name] for name in names])))
     return groups
-
-
-def _kind(row: Row) -> tuple[object, ...]:
-    """What must be equal for two tensors to be folded."""
-    return row.shape, row.dtype, row.scheme, row.target is None
 
 
 def _merged(copies: list[list[_Item]]) -> list[_Item]:
@@ -148,9 +135,7 @@ def _shortened(branch: Branch) -> Branch:
 
 def _rest(items: list[_Item]) -> Branch:
     """The line that only counts what is not shown."""
-    rest = Branch("", 0)
-    for _, rows in items:
-        rest.hidden += len(rows)
-        for row in rows:
-            rest.add(row)
+    rows = [row for _, copies in items for row in copies]
+    rest = Branch("", 0, rows)
+    rest.rows, rest.hidden = (), len(rows)
     return rest
