@@ -85,6 +85,7 @@ def solve(groups: lanes.Groups, steps: Array, zero: Array, most: float, options:
     return best
 
 
+@np.errstate(all="ignore")  # what overflows is refused by the caller; groups without a range are replaced
 def hqq_loop(
     weight: Array, group: int, bits: int, dtype: str, lp: float, beta: float, kappa: float, iterations: int
 ) -> tuple[Array, Array, Array, Array]:
@@ -92,15 +93,14 @@ def hqq_loop(
     groups = lanes.cut(weight, group)
     most, low, high, middle = np.float32(2**bits - 1), groups.low, groups.high, mean(groups)
     scale = lanes.store((high - low) / most, dtype)
-    with np.errstate(all="ignore"):  # groups that hold one value are solved too, and then replaced
-        inverse = lanes.inverse(scale)
-        steps, start = groups.x * inverse, -low * inverse
-        single = (high - low < lanes.SMALLEST_RANGE) | (scale == 0) | (np.abs(start) > _LARGEST_ZERO[dtype])
-        zero = solve(groups, steps, start, float(most), (lp, beta, kappa, iterations))
-        zero, codes = _store_zero(groups, steps, zero, most, dtype)
-        one = lanes.store(np.where(high - low < lanes.SMALLEST_RANGE, low, middle), dtype)
-        kept, apart = (steps - (codes - zero)) * groups.mask, (steps - one * inverse) * groups.mask
-        single |= (np.abs(zero) > _FAR) & (lanes.total(apart * apart) < lanes.total(kept * kept))
+    inverse = lanes.inverse(scale)
+    steps, start = groups.x * inverse, -low * inverse
+    single = (high - low < lanes.SMALLEST_RANGE) | (scale == 0) | (np.abs(start) > _LARGEST_ZERO[dtype])
+    zero = solve(groups, steps, start, float(most), (lp, beta, kappa, iterations))
+    zero, codes = _store_zero(groups, steps, zero, most, dtype)
+    one = lanes.store(np.where(high - low < lanes.SMALLEST_RANGE, low, middle), dtype)
+    kept, apart = (steps - (codes - zero)) * groups.mask, (steps - one * inverse) * groups.mask
+    single |= (np.abs(zero) > _FAR) & (lanes.total(apart * apart) < lanes.total(kept * kept))
     scale = np.where(single, one, scale)
     zero = np.where(single, np.where(one == 0, np.float32(0), np.float32(-1)), zero)
     codes = np.where(single, np.float32(0), codes)

@@ -38,13 +38,13 @@ class Groups(NamedTuple):
 
     @property
     def low(self) -> Array:
-        """Smallest weight of each group, (n, G, 1, 1)."""
-        return np.where(self.mask > 0, self.x, np.float32(np.inf)).min(axis=(2, 3), keepdims=True)
+        """Smallest weight of each group, (n, G, 1, 1); never a negative zero."""
+        return np.where(self.mask > 0, self.x, np.float32(np.inf)).min(axis=(2, 3), keepdims=True) + np.float32(0)
 
     @property
     def high(self) -> Array:
-        """Largest weight of each group, (n, G, 1, 1)."""
-        return np.where(self.mask > 0, self.x, np.float32(-np.inf)).max(axis=(2, 3), keepdims=True)
+        """Largest weight of each group, (n, G, 1, 1); never a negative zero."""
+        return np.where(self.mask > 0, self.x, np.float32(-np.inf)).max(axis=(2, 3), keepdims=True) + np.float32(0)
 
 
 def cut(weight: Array, group: int) -> Groups:
@@ -75,7 +75,7 @@ def total(values: Array) -> Array:
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes
+    return lanes + values.dtype.type(0)  # sums begin at zero: none is a negative zero
 
 
 def nearest(values: Array) -> Array:

@@ -138,12 +138,12 @@ def search(groups: Groups, bits: int, symmetric: bool, dtype: str) -> tuple[Fit,
     return stored
 
 
+@np.errstate(all="ignore")  # what overflows is refused by the caller; groups without a range are replaced
 def ls_loop(weight: Array, group: int, bits: int, symmetric: bool, dtype: str) -> tuple[Array, Array, Array, Array]:
     """Twin of the native loop: codes int8 (n, K), scales and offsets float32 (n, G) as stored, row errors (n, 3)."""
     groups = lanes.cut(weight, group)
     low, high = groups.low, groups.high
-    with np.errstate(all="ignore"):  # groups without a range are searched too, and then replaced
-        fit, codes = search(groups, bits, symmetric, dtype)
+    fit, codes = search(groups, bits, symmetric, dtype)
     if symmetric:
         flat = np.maximum(high, -low) < lanes.SMALLEST_RANGE
         scale, offset = np.where(flat, np.float32(0), fit.scale), np.zeros_like(low)

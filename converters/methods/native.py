@@ -1,4 +1,4 @@
-"""Native loops or their numpy twins: one choice at import, by `QFORMAT_KERNEL` as for the kernels.
+"""Native loops or their numpy twins: one choice at first use, by `QFORMAT_KERNEL` as for the kernels.
 
 `reference` is the twins; `generic`, `avx2` and `avx512` are builds of one C++ source. Without the variable the widest
 that the processor has is taken. All give the same bits.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from qformat.converters.methods.bindings import Bindings
 from qformat.errors import KernelError
 
 _threads = 0
@@ -36,32 +38,39 @@ def _extension() -> Any | None:
     return _native
 
 
-def _choose() -> str:
+def available() -> list[str]:
+    """Names that `QFORMAT_KERNEL` may have here, slowest first."""
     extension = _extension()
-    available = ["reference", *(extension.available() if extension is not None else [])]
-    asked = os.environ.get("QFORMAT_KERNEL")
-    if asked and asked not in available:
-        raise KernelError("no such kernel here", field="QFORMAT_KERNEL", expected=", ".join(available), found=asked)
-    chosen = asked or available[-1]
-    if extension is not None and chosen != "reference":
-        extension.select(chosen)
-    return chosen
+    return ["reference", *(extension.available() if extension is not None else [])]
 
 
 _active: str | None = None
+_loops: Bindings | None = None
+
+
+def select(name: str | None) -> None:
+    """Run the loops called `name` from now on; None: what `QFORMAT_KERNEL` says, else the widest."""
+    global _active, _loops
+    name = name or os.environ.get("QFORMAT_KERNEL") or available()[-1]
+    if name not in available():
+        raise KernelError("no such kernel here", field="QFORMAT_KERNEL", expected=", ".join(available()), found=name)
+    _active, _loops = name, None
+    if name != "reference":
+        extension: Any = _extension()
+        extension.select(name)
+        _loops = Bindings(extension)
 
 
 def active() -> str:
     """The name of what runs."""
-    global _active
     if _active is None:
-        _active = _choose()
+        select(None)
+    assert _active is not None
     return _active
 
 
 def loop(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:
-    """The native loop called `name`, or its twin; the native one is given the number of threads."""
+    """The native loop called `name`, or its twin."""
     if active() == "reference":
         return twin
-    found = getattr(_extension(), name)
-    return lambda *arguments: found(*arguments, threads=get_threads())
+    return partial(getattr(_loops, name), threads=get_threads())

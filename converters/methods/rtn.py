@@ -14,6 +14,7 @@ from qformat.converters.methods.base import Array, Coded, Method, Option, Option
 from qformat.linear import Scheme
 
 
+@np.errstate(all="ignore")  # what overflows is refused by the caller; groups without a range are replaced
 def symmetric_loop(weight: Array, group: int, bits: int, dtype: str) -> tuple[Array, Array, Array]:
     """Twin of the native loop: codes int8 (n, K), scales float32 (n, G) as stored, row errors (n, 3)."""
     groups = lanes.cut(weight, group)
@@ -26,6 +27,7 @@ def symmetric_loop(weight: Array, group: int, bits: int, dtype: str) -> tuple[Ar
     return lanes.paste(groups, codes).astype(np.int8), scale[:, :, 0, 0], rows
 
 
+@np.errstate(all="ignore")  # what overflows is refused by the caller; groups without a range are replaced
 def asymmetric_loop(weight: Array, group: int, bits: int, dtype: str) -> tuple[Array, Array, Array, Array]:
     """Twin of the native loop: codes uint8 (n, K), scales float32 (n, G) as stored, zeros uint8 (n, G), row errors."""
     groups = lanes.cut(weight, group)

@@ -1,0 +1,157 @@
+// Lookup blocks, scaled rows, and the numbers that whole tensors are asked for.
+#pragma once
+
+#include "groups.hpp"
+
+namespace QFORMAT_ISA {
+
+// Codes of blocks [first, last): the number of thresholds below the scaled weight, then the table's order.
+static void lookup(const LookupJob& job, size_t first, size_t last) {
+    Floats bounds[15];
+    for (int i = 0; i < 15; ++i) bounds[i] = splat(job.bounds[i]);
+    bool sorted = true;
+    for (int i = 0; i < 16; ++i) sorted = sorted && job.order[i] == i;
+    for (size_t block = first; block < last; ++block) {
+        const size_t start = block * job.block;
+        const size_t length = job.size - start < job.block ? job.size - start : job.block;
+        const float* from = job.weight + start;
+        Floats most = splat(0.0f);
+        const size_t whole = length / LANES * LANES;
+        for (size_t i = 0; i < whole; i += LANES) most = larger(magnitude(load(from + i)), most);
+        float largest = highest(most);
+        for (size_t i = whole; i < length; ++i) {
+            const float size = from[i] < 0.0f ? -from[i] : from[i];
+            largest = size > largest ? size : largest;
+        }
+        const float safe = largest > 1e-38f ? largest : 1e-38f;
+        const bool rest = length < job.block;  // bitsandbytes divides in a short block, multiplies in a whole one
+        job.scales[block] = rest ? safe : largest;
+        const Floats factor = splat(1.0f / safe), divisor = splat(safe);
+        for (size_t i = 0; i < length; i += LANES) {
+            const size_t count = length - i < LANES ? length - i : LANES;
+            Floats x = splat(0.0f);
+            if (count == LANES) x = load(from + i);
+            else memcpy(&x, from + i, count * sizeof(float));
+            x = clip(rest ? x / divisor : x * factor, splat(-1.0f), splat(1.0f));
+            uint8_t bytes[LANES];
+            Ints rank;
+            QFORMAT_EACH(PARTS) {
+                IntPart below = (bounds[0].part[i] < x.part[i]);
+#pragma GCC unroll 16
+                for (int b = 1; b < 15; ++b) below += (bounds[b].part[i] < x.part[i]);
+                rank.part[i] = -below;
+            }
+            QFORMAT_EACH(PARTS) {
+                BytePart narrow = __builtin_convertvector(rank.part[i], BytePart);
+                memcpy(bytes + i * NATIVE, &narrow, NATIVE);
+            }
+            if (!sorted)
+                for (int k = 0; k < LANES; ++k) bytes[k] = job.order[bytes[k]];
+            if (count == LANES) memcpy(job.codes + start + i, bytes, LANES);
+            else memcpy(job.codes + start + i, bytes, count);
+        }
+    }
+}
+
+// Errors of rows [first, last) of a (rows, columns) matrix coded in flat blocks.
+static void measure_lookup(const LookupJob& job, size_t columns, size_t first, size_t last, double* errors) {
+    float table[16];
+    for (int i = 0; i < 16; ++i) table[job.order[i]] = job.sorted[i];
+    for (size_t row = first; row < last; ++row) {
+        const Group<0> group = {job.weight + row * columns, (int)((columns + LANES - 1) / LANES), (float)columns,
+                                splat(1.0f), false};
+        Errors sums;
+        sums.clear();
+        for (size_t column = 0; column < columns; column += LANES) {
+            const size_t at = row * columns + column, count = columns - column < LANES ? columns - column : LANES;
+            float decoded[LANES] = {0.0f}, x[LANES] = {0.0f};
+            const size_t block = at / job.block;
+            if (count == LANES && (at + LANES - 1) / job.block == block) {
+                for (int k = 0; k < LANES; ++k) decoded[k] = table[job.codes[at + k]];
+                const Floats value = splat(job.scales[block]) * load(decoded);
+                sums.add(group, (int)(column / LANES), value);
+            } else {
+                for (size_t k = 0; k < count; ++k) {
+                    decoded[k] = job.scales[(at + k) / job.block] * table[job.codes[at + k]];
+                    x[k] = job.weight[at + k];
+                }
+                const Group<0> part = {x, 1, (float)count, splat(1.0f), false};
+                sums.add(part, 0, load(decoded));
+            }
+        }
+        sums.write(errors + 3 * row);
+    }
+}
+
+// The nearest integer, ties away from zero, of a value below 2^22.
+QFORMAT_INLINE Floats nearest_away(Floats value) {
+    const Floats even = nearest(value), rest = value - even;
+    Floats up = splat(0.0f);
+    QFORMAT_EACH(PARTS) {
+        const IntPart above = (rest.part[i] == 0.5f) & (value.part[i] > 0.0f);
+        const IntPart below = (rest.part[i] == -0.5f) & (value.part[i] < 0.0f);
+        up.part[i] = __builtin_convertvector(below - above, FloatPart);
+    }
+    return even + up;
+}
+
+static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scratch) {
+    for (size_t row = first; row < last; ++row) {
+        const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
+        float low, high;
+        range_of(group, low, high);
+        const float largest = high > -low ? high : -low;
+        Errors errors;
+        errors.clear();
+        const float step = job.eetq ? largest / 128.0f : 127.0f / largest;
+        float scale = job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
+        if (largest == 0.0f || (job.eetq && step < 0x1p-126f)) scale = 0.0f;
+        job.scales[row] = scale;
+        const bool none = largest == 0.0f || (job.eetq && step < 0x1p-126f) || largest < 0x1p-118f;
+        for (int c = 0; c < group.chunks(); ++c) {
+            Floats code = splat(0.0f);
+            if (!none && job.eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
+            if (!none && !job.eetq) code = nearest(clip(group.at(c) * splat(step), splat(-127.0f), splat(127.0f)));
+            store_codes(group, c, code, job.codes + row * job.columns);
+            errors.add(group, c, splat(scale) * code);
+        }
+        errors.write(job.errors + 3 * row);
+    }
+}
+
+static float largest_of(const float* weight, size_t size) {
+    Ints most;
+    memset(&most, 0, sizeof most);
+    size_t at = 0;
+    for (; at + LANES <= size; at += LANES) {
+        const Ints bits = bits_of(magnitude(load(weight + at)));
+        QFORMAT_EACH(PARTS) most.part[i] = bits.part[i] > most.part[i] ? bits.part[i] : most.part[i];
+    }
+    int32_t lanes[LANES], out = 0;
+    memcpy(lanes, &most, sizeof lanes);
+    for (int i = 0; i < LANES; ++i) out = lanes[i] > out ? lanes[i] : out;
+    for (; at < size; ++at) {
+        int32_t bits;
+        memcpy(&bits, weight + at, 4);
+        bits &= 0x7fffffff;
+        out = bits > out ? bits : out;
+    }
+    if (out > 0x7f800000) out = 0x7f800000;  // NaN counts as infinity
+    float value;
+    memcpy(&value, &out, 4);
+    return value;
+}
+
+// both[0]: the largest magnitude; both[1]: the largest of a group that stays below the limit.
+static void extremes(const float* weight, size_t columns, size_t group, float limit, size_t first, size_t last,
+                     float* both) {
+    for (size_t row = first; row < last; ++row)
+        for (size_t start = 0; start < columns; start += group) {
+            const size_t length = columns - start < group ? columns - start : group;
+            const float largest = largest_of(weight + row * columns + start, length);
+            if (largest > both[0]) both[0] = largest;
+            if (largest < limit && largest > both[1]) both[1] = largest;
+        }
+}
+
+}  // namespace QFORMAT_ISA

@@ -1,0 +1,204 @@
+// Sixteen float lanes on every instruction set: the vocabulary of the loops.
+//
+// A value of sixteen lanes is one, two or four hardware vectors (NATIVE floats each). Operations work lane by lane and
+// sums fold lanes in halves, so results do not depend on NATIVE. Compiled with -ffp-contract=off: nothing is fused.
+// Everything is in the namespace of the instruction set (QFORMAT_ISA) and inline, and no std container is used, so that
+// no symbol of a wider instruction set can be shared with a narrower one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#define QFORMAT_NATIVE 16
+#elif defined(__AVX2__)
+#define QFORMAT_NATIVE 8
+#else
+#define QFORMAT_NATIVE 4
+#endif
+
+#define QFORMAT_INLINE static inline __attribute__((always_inline))
+
+namespace QFORMAT_ISA {
+
+constexpr int NATIVE = QFORMAT_NATIVE;
+constexpr int LANES = 16;
+constexpr int PARTS = LANES / NATIVE;
+constexpr int DOUBLE_PARTS = 2 * PARTS;
+
+typedef float FloatPart __attribute__((vector_size(4 * NATIVE)));
+typedef int32_t IntPart __attribute__((vector_size(4 * NATIVE)));
+typedef uint8_t BytePart __attribute__((vector_size(NATIVE)));
+typedef double DoublePart __attribute__((vector_size(4 * NATIVE)));
+typedef float HalfPart __attribute__((vector_size(2 * NATIVE)));
+
+struct Floats {
+    FloatPart part[PARTS];
+};
+struct Ints {
+    IntPart part[PARTS];
+};
+struct Doubles {
+    DoublePart part[DOUBLE_PARTS];
+};
+
+#define QFORMAT_EACH(n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
+
+QFORMAT_INLINE Floats splat(float value) {
+    Floats out;
+    QFORMAT_EACH(PARTS) out.part[i] = FloatPart{} + value;
+    return out;
+}
+
+QFORMAT_INLINE Floats load(const float* from) {
+    Floats out;
+    memcpy(&out, from, sizeof out);
+    return out;
+}
+
+QFORMAT_INLINE Floats operator+(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] += b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats operator-(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] -= b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats operator*(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] *= b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats operator/(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] /= b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats smaller(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats larger(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+QFORMAT_INLINE Floats clip(Floats value, Floats low, Floats high) { return smaller(larger(value, low), high); }
+
+QFORMAT_INLINE Ints bits_of(Floats value) {
+    Ints out;
+    memcpy(&out, &value, sizeof out);
+    return out;
+}
+QFORMAT_INLINE Floats floats_of(Ints bits) {
+    Floats out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+// Lanes of `a` where `mask` is not zero, of `b` elsewhere.
+QFORMAT_INLINE Floats choose(Floats mask, Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = mask.part[i] != 0.0f ? a.part[i] : b.part[i];
+    return a;
+}
+
+QFORMAT_INLINE Floats magnitude(Floats value) {
+    QFORMAT_EACH(PARTS) value.part[i] = (FloatPart)((IntPart)value.part[i] & 0x7fffffff);
+    return value;
+}
+
+// The nearest integer of a value below 2^22, ties to even.
+QFORMAT_INLINE Floats nearest(Floats value) {
+    const Floats rounder = splat(12582912.0f);
+    return (value + rounder) - rounder;
+}
+
+// Integers (as floats) of one byte each; the low eight bits of negative ones.
+QFORMAT_INLINE void store_bytes(uint8_t* to, Floats value) {
+    QFORMAT_EACH(PARTS) {
+        BytePart bytes = __builtin_convertvector(__builtin_convertvector(value.part[i], IntPart), BytePart);
+        memcpy(to + i * NATIVE, &bytes, NATIVE);
+    }
+}
+
+typedef float Floats4 __attribute__((vector_size(16)));
+typedef float Floats8 __attribute__((vector_size(32)));
+typedef double Doubles2 __attribute__((vector_size(16)));
+typedef double Doubles4 __attribute__((vector_size(32)));
+
+// The sum of all lanes, folded in halves: 8, 4, 2, 1.
+QFORMAT_INLINE float total(Floats value) {
+    Floats4 four;
+#if QFORMAT_NATIVE == 4
+    four = (value.part[0] + value.part[2]) + (value.part[1] + value.part[3]);
+#else
+#if QFORMAT_NATIVE == 16
+    Floats8 eight = __builtin_shufflevector(value.part[0], value.part[0], 0, 1, 2, 3, 4, 5, 6, 7) +
+                    __builtin_shufflevector(value.part[0], value.part[0], 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    Floats8 eight = value.part[0] + value.part[1];
+#endif
+    four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#endif
+    four += __builtin_shufflevector(four, four, 2, 3, 2, 3);
+    return four[0] + four[1];
+}
+
+// Minimum and maximum have no order to keep.
+QFORMAT_INLINE float lowest(Floats value) {
+    float lanes[LANES];
+    memcpy(lanes, &value, sizeof lanes);
+    float out = lanes[0];
+    for (int i = 1; i < LANES; ++i) out = lanes[i] < out ? lanes[i] : out;
+    return out;
+}
+QFORMAT_INLINE float highest(Floats value) {
+    float lanes[LANES];
+    memcpy(lanes, &value, sizeof lanes);
+    float out = lanes[0];
+    for (int i = 1; i < LANES; ++i) out = lanes[i] > out ? lanes[i] : out;
+    return out;
+}
+
+QFORMAT_INLINE Doubles widen(Floats value) {
+    Doubles out;
+    HalfPart half[DOUBLE_PARTS];
+    memcpy(half, &value, sizeof half);
+    QFORMAT_EACH(DOUBLE_PARTS) out.part[i] = __builtin_convertvector(half[i], DoublePart);
+    return out;
+}
+QFORMAT_INLINE Doubles operator+(Doubles a, Doubles b) {
+    QFORMAT_EACH(DOUBLE_PARTS) a.part[i] += b.part[i];
+    return a;
+}
+QFORMAT_INLINE Doubles operator-(Doubles a, Doubles b) {
+    QFORMAT_EACH(DOUBLE_PARTS) a.part[i] -= b.part[i];
+    return a;
+}
+QFORMAT_INLINE Doubles operator*(Doubles a, Doubles b) {
+    QFORMAT_EACH(DOUBLE_PARTS) a.part[i] *= b.part[i];
+    return a;
+}
+QFORMAT_INLINE Doubles larger(Doubles a, Doubles b) {
+    QFORMAT_EACH(DOUBLE_PARTS) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+QFORMAT_INLINE double total(Doubles value) {
+    double lanes[LANES];
+    memcpy(lanes, &value, sizeof lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+QFORMAT_INLINE double highest(Doubles value) {
+    double lanes[LANES];
+    memcpy(lanes, &value, sizeof lanes);
+    double out = lanes[0];
+    for (int i = 1; i < LANES; ++i) out = lanes[i] > out ? lanes[i] : out;
+    return out;
+}
+QFORMAT_INLINE Doubles magnitude(Doubles value) {
+    typedef int64_t LongPart __attribute__((vector_size(4 * NATIVE)));
+    QFORMAT_EACH(DOUBLE_PARTS) value.part[i] = (DoublePart)((LongPart)value.part[i] & INT64_MAX);
+    return value;
+}
+
+}  // namespace QFORMAT_ISA

@@ -1,0 +1,112 @@
+"""Every native loop gives the bits of its numpy twin, on every instruction set and any number of threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qformat.converters.methods import affine, base, hqq, ls, native, rtn
+from qformat.converters.methods.bindings import Bindings
+
+NATIVE = [name for name in native.available() if name != "reference"]
+
+
+def test_the_extension_is_built() -> None:
+    assert "generic" in NATIVE
+
+
+@st.composite
+def matrices(draw: st.DrawFn, most: int = 150) -> np.ndarray:
+    """Float32 (rows, columns) as methods see them: LLM-like, heavy-tailed, with groups that are constant, one-signed,
+    zero, tiny, or hold one huge weight."""
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, most))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from([0.02, 1.0, 3e-5, 1e-7, 1e-30, 1e-38, 1e4, 1e12, 2.0**98]))
+    weight = random.standard_normal((rows, columns)) if draw(st.booleans()) else random.standard_t(2, (rows, columns))
+    weight = np.clip(weight * scale, -(2.0**100), 2.0**100)
+    match draw(st.sampled_from(["plain", "constant", "positive", "zero", "huge", "far", "grid", "negative zero"])):
+        case "constant":
+            weight[draw(st.integers(0, rows - 1))] = scale
+        case "positive":
+            weight = np.abs(weight)
+        case "zero":
+            weight[draw(st.integers(0, rows - 1))] = 0
+        case "huge":
+            weight[0, draw(st.integers(0, columns - 1))] = draw(st.sampled_from([-1, 1])) * scale * 1000
+        case "far":
+            weight = weight + 300 * scale
+        case "grid":
+            weight = np.round(weight / scale * 2) / 2 * scale
+        case "negative zero":
+            weight = np.where(random.random(weight.shape) < 0.5, np.float32(-0.0), np.float32(0.0))
+    return np.clip(weight, -(2.0**100), 2.0**100).astype(np.float32)
+
+
+GROUPS = st.sampled_from([1, 3, 16, 17, 32, 48, 64, 100, 128, 1000])
+BITS = st.integers(1, 8)
+DTYPES = st.sampled_from(["float16", "float32"])
+
+
+def fitting(weight: np.ndarray, dtype: str) -> np.ndarray:
+    """Weights whose scales do not overflow the type: what does is refused, so its codes do not matter."""
+    return np.clip(weight, -3e4, 3e4) if dtype == "float16" else weight
+
+
+def as_tuple(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def same(name: str, twin: Any, *arguments: Any) -> None:
+    """The twin's result from every instruction set, on one thread and on three."""
+    expected = as_tuple(twin(*arguments))
+    for isa in NATIVE:
+        native.select(isa)
+        extension: Any = native._extension()
+        for threads in (1, 3):
+            found = as_tuple(getattr(Bindings(extension), name)(*arguments, threads=threads))
+            for want, got in zip(expected, found, strict=True):
+                want, got = np.asarray(want), np.asarray(got)
+                assert (want.shape, want.dtype) == (got.shape, got.dtype)
+                assert want.tobytes() == got.tobytes(), (name, isa, threads, want, got)
+    native.select(None)
+
+
+@given(weight=matrices(), group=GROUPS, bits=BITS, dtype=DTYPES)
+def test_rtn(weight: np.ndarray, group: int, bits: int, dtype: str) -> None:
+    weight, group = fitting(weight, dtype), min(group, weight.shape[1])
+    same("rtn_symmetric", rtn.symmetric_loop, weight, group, bits, dtype)
+    same("rtn_asymmetric", rtn.asymmetric_loop, weight, group, bits, dtype)
+
+
+@given(weight=matrices(), group=GROUPS, bits=BITS, dtype=DTYPES, symmetric=st.booleans())
+def test_ls(weight: np.ndarray, group: int, bits: int, dtype: str, symmetric: bool) -> None:
+    same("ls", ls.ls_loop, fitting(weight, dtype), min(group, weight.shape[1]), bits, symmetric, dtype)
+
+
+@given(
+    weight=matrices(), group=GROUPS, bits=BITS, dtype=DTYPES, lp=st.sampled_from([0.7, 1.0, 0.3]),
+    beta=st.sampled_from([10.0, 1.0, 100.0]), iterations=st.sampled_from([20, 1, 5]),
+)  # fmt: skip
+def test_hqq(
+    weight: np.ndarray, group: int, bits: int, dtype: str, lp: float, beta: float, iterations: int
+) -> None:
+    weight, group = fitting(weight, dtype), min(group, weight.shape[1])
+    same("hqq", hqq.hqq_loop, weight, group, bits, dtype, lp, beta, 1.01, iterations)
+
+
+@given(weight=matrices(), group=GROUPS, limit=st.sampled_from([0.0, 1e-6, 0.05, 1e9]))
+def test_extremes(weight: np.ndarray, group: int, limit: float) -> None:
+    same("largest", base.largest_loop, weight)
+    same("extremes", affine.extremes_loop, weight, min(group, weight.shape[1]), limit)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -np.nan])
+def test_largest_of_what_is_not_finite(bad: float) -> None:
+    for size, at in ((1, 0), (40, 3), (40, 39)):
+        weight = np.ones((1, size), np.float32)
+        weight[0, at] = bad
+        same("largest", base.largest_loop, weight)
