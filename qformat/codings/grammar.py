@@ -66,9 +66,9 @@ class Affine(_Frozen, tag="affine", tag_field="coding"):
     bits: int
     signed: bool = False
     group: Grouping = Block(rows=None, columns=None)
-    scales: "Coding | None" = None
-    zeros: "Coding | None" = None
-    offsets: "Coding | None" = None
+    scales: Coding | None = None
+    zeros: Coding | None = None
+    offsets: Coding | None = None
     layout: Layout = "plain"
 
 
@@ -82,8 +82,8 @@ class Lookup(_Frozen, tag="lookup", tag_field="coding"):
     bits: int
     table: str
     group: Grouping = Block(rows=None, columns=None)
-    scales: "Coding | None" = None
-    offset: "Dense | None" = None
+    scales: Coding | None = None
+    offset: Dense | None = None
     layout: Layout = "plain"
 
 
@@ -99,7 +99,7 @@ class Additive(_Frozen, tag="additive", tag_field="coding"):
     out_group: int = 1
     codebooks: Dense = Dense(dtype="float16")
     group: Grouping = Block(rows=1, columns=None)
-    scales: "Coding | None" = None
+    scales: Coding | None = None
     layout: Layout = "plain"
 
 

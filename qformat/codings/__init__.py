@@ -1,0 +1,163 @@
+"""Codings: how stored numbers decode to a matrix of float32.
+
+`TABLE` has one row a coding. The functions here put a coding and its nested codings together: the array of each nested
+role is called after its path ("scales.codes"), and that of a nested `dense` after its parent's name ("scales").
+
+All take `shape`, the coded matrix (N, K), and `arrays`, a mapping role → array (or a part of an extent that has not
+been read yet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat.codings import additive, affine, dense, extents, groups, lookup
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
+from qformat.codings.panel import Panels
+from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole
+from qformat.codings.protocol import Module
+from qformat.errors import InvalidFileError
+
+TABLE: dict[type, Module] = {Dense: dense, Affine: affine, Lookup: lookup, Additive: additive}
+
+DEPTH = 4
+
+Shape = tuple[int, int]
+
+
+def _join(name: str, role: str) -> str:
+    return name if role == "values" else f"{name}.{role}"
+
+
+def _child_arrays(arrays: Arrays, name: str) -> Arrays:
+    if name in arrays:
+        return {"values": arrays[name]}
+    return {key[len(name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
+
+
+def validate(coding: Coding, field: str = "coding", depth: int = 1) -> None:
+    """The parameters of a coding and of all nested in it make sense, whatever the shape.
+
+    Raises:
+        InvalidFileError: a number out of range, or parts that do not go together; `field` is its path.
+        UnsupportedError: a table or dtype that this version does not know.
+    """
+    if depth > DEPTH:
+        raise InvalidFileError("codings nest too deep", field=field, expected=f"at most {DEPTH}")
+    TABLE[type(coding)].validate(coding, field)
+    for name, child in TABLE[type(coding)].children(coding, (1, 1)).items():
+        where = f"{field}.{name}"
+        if isinstance(child.coding, Additive):
+            raise InvalidFileError("an additive coding cannot be nested", field=where)
+        if getattr(child.coding, "layout", "plain") != "plain":
+            raise InvalidFileError("only the outermost coding can be in panels", field=f"{where}.layout")
+        if isinstance(child.coding, Dense):
+            extents.validate_number(child.coding, where)
+        validate(child.coding, where, depth + 1)
+    extents.validate(coding, field)
+
+
+def roles(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> dict[str, Role]:
+    """Every array of a coding, nested ones included, `codes` last. (No coding has recorded parameters yet.)"""
+    module = TABLE[type(coding)]
+    own = module.roles(coding, shape)
+    codes: dict[str, Role] = {name: own.pop(name) for name in ("codes", "values") if name in own}
+    nested: dict[str, Role] = {
+        _join(name, role): value
+        for name, child in module.children(coding, shape).items()
+        for role, value in roles(child.coding, groups.array_shape(child.group, shape)).items()
+    }
+    return {**own, **nested, **codes}
+
+
+def panels(coding: Coding, shape: Shape) -> Panels | None:
+    """The geometry of the panels, or None in the plain layout."""
+    return extents.panels(coding, shape, roles(coding, shape))
+
+
+def layout(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> Extent:
+    """Where every role lies."""
+    return extents.layout(roles(coding, shape), panels(coding, shape))
+
+
+def pack(coding: Coding, shape: Shape, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """The canonical bytes of an extent; InvalidFileError if an array is missing or misshapen or a code too large."""
+    return extents.pack(roles(coding, shape), panels(coding, shape), arrays)
+
+
+def parts(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> Arrays:
+    """Every role of an extent, unread: `decode` of a rectangle then reads only its rows."""
+    return extents.parts(roles(coding, shape), panels(coding, shape), buffer)
+
+
+def unpack(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> dict[str, NDArray[Any]]:
+    """Every role of an extent as an array (a view where that is possible). Inverse of `pack`."""
+    return {name: whole(part) for name, part in parts(coding, shape, parameters, buffer).items()}
+
+
+def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None = None) -> NDArray[np.float32]:
+    """The float32 matrix (N, K), or a rectangle of it.
+
+    Raises:
+        InvalidFileError: a scale, zero or offset that is used is not finite.
+    """
+    window = window or Window(0, shape[0], 0, shape[1])
+    if 0 in window.shape:
+        return np.zeros(window.shape, np.float32)
+    module = TABLE[type(coding)]
+    children = module.children(coding, shape)
+    group_map = whole(arrays["groups"]) if "groups" in arrays else None
+
+    def spread(name: str) -> NDArray[np.float32]:
+        child = children[name]
+        its_shape, its_window = (
+            groups.array_shape(child.group, shape),
+            groups.window(child.group, shape, window),
+        )
+        numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
+        if not np.isfinite(numbers).all():
+            raise InvalidFileError("not finite", field=name)
+        return groups.spread(child.group, shape, window, numbers, group_map)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # products beyond float32 are infinities, as the spec says
+        return np.ascontiguousarray(module.decode(coding, shape, arrays, window, spread))
+
+
+def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
+    """Values that index something are in range, tables are finite: what decoding needs to be safe."""
+    module = TABLE[type(coding)]
+    module.check(coding, shape, arrays)
+    for name, child in module.children(coding, shape).items():
+        try:
+            check_indices(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
+        except InvalidFileError as error:
+            error.field = f"{name}.{error.field}"
+            raise
+
+
+def check(coding: Coding, shape: Shape, arrays: Arrays) -> None:
+    """All that `check_indices` looks at, and that every scale, zero and offset is finite.
+
+    Raises:
+        InvalidFileError: `field` is the role.
+    """
+    check_indices(coding, shape, arrays)
+    for name, child in TABLE[type(coding)].children(coding, shape).items():
+        rows, columns = groups.array_shape(child.group, shape)
+        step = max((1 << 20) // max(columns, 1), 1)
+        for top in range(0, rows, step):
+            window = Window(top, min(top + step, rows), 0, columns)
+            numbers = decode(child.coding, (rows, columns), _child_arrays(arrays, name), window)
+            if not np.isfinite(numbers).all():
+                at = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0] + (top, 0))
+                raise InvalidFileError(f"not finite in group {at}", field=name, found=numbers[at[0] - top, at[1]])
+        check(child.coding, (rows, columns), _child_arrays(arrays, name))
+
+
+def check_padding(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:
+    """Bytes and bits between and after the roles of an extent are zero."""
+    extents.check_padding(roles(coding, shape), panels(coding, shape), buffer)
