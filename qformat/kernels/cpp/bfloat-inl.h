@@ -1,0 +1,97 @@
+// bfloat16 activations on CPUs with vdpbf16ps: codes become bfloat16 by a table lookup in words, which are exact
+// (integers up to 256 are), products are accumulated in float32. Only affine codings: a plane of a code is linear.
+//
+// The words of a dword hold bytes 0, 1 and 2, 3; shifting them by the field and then by 8 gives the pairs (0, 2) and
+// (1, 3) of four inputs. A permute of words uses five bits of the index, so a table of 16 stands twice in 32 entries.
+
+namespace bfloat {
+
+#define QF_BF16 __attribute__((target("avx512bf16")))
+
+// 32 words: entry i is (low bits of i, `width` of them) << at, less `centre`.
+static inline __m512i word_table(int width, int at, float centre) {
+    uint16_t entries[32];
+    for (int i = 0; i < 32; i++) entries[i] = to_bfloat((float)((i & ((1 << width) - 1)) << at) - centre);
+    return _mm512_loadu_si512(entries);
+}
+
+QF_BF16 static inline F32 dot(F32 acc, __m512i table, U32 dwords, int shift, U32 pair) {
+    const __m512i codes = _mm512_permutexvar_epi16(_mm512_srli_epi16((__m512i)dwords, (unsigned)shift), table);
+    return (F32)_mm512_dpbf16_ps((__m512)acc, (__m512bh)codes, (__m512bh)pair);
+}
+
+template <int W, int B>
+QF_BF16 static inline void plane(const uint8_t* p, const uint16_t* x, int columns, const __m512i* tables, F32* acc) {
+    for (int c = 0; c < columns; c++) {
+        const U32 dwords = load_codes(p + 64 * c);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8 / W; j++) {
+            const uint16_t* quad = x + 4 * (c * (8 / W) + j);
+#pragma GCC unroll 8
+            for (int b = 0; b < B; b++) {
+                const U32 even = splat_dword(quad + kRun * b), odd = splat_dword(quad + kRun * b + 2);
+                acc[2 * b] = dot(acc[2 * b], tables[0], dwords, j * W, even);
+                acc[2 * b + 1] = dot(acc[2 * b + 1], tables[0], dwords, 8 + j * W, odd);
+                if (W == 8) {  // a byte is two lookups of four bits
+                    acc[2 * b] = dot(acc[2 * b], tables[1], dwords, 4, even);
+                    acc[2 * b + 1] = dot(acc[2 * b + 1], tables[1], dwords, 12, odd);
+                }
+            }
+        }
+    }
+}
+
+template <int BITS, int B>
+QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, size_t last, float* out, size_t stride) {
+    using Planes = panel::Planes<BITS>;
+    // Codes are centred, so that a zero in the middle of the range is not two large sums of opposite sign.
+    const float centre = (float)(1 << (BITS - 1));
+    __m512i tables[3][2];
+    int at = 0;
+    for (int p = 0; p < Planes::count; p++) {
+        const int width = Planes::width[p];
+        tables[p][0] = word_table(width < 4 ? width : 4, at, p ? 0.0f : centre);
+        tables[p][1] = word_table(4, 4, 0.0f);
+        at += width;
+    }
+    const F32 rest = splat(m.bias - centre);
+    const size_t groups = (m.inputs + m.group - 1) / m.group;
+    for (size_t panel = first; panel < last; panel++) {
+        const uint8_t* p = m.codes + panel * m.panel_bytes;
+        size_t run = 0;
+        F32 y[B] = {};
+        for (size_t g = 0; g < groups; g++) {
+            const panel::Header h = panel::read_header(m, p, panel * groups + g);
+            p += m.header_bytes;
+            size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
+            F32 sum[2 * B] = {};
+            float x_sum[B] = {};
+            for (; left; run++) {
+                const int inputs = left < kRun ? (int)left : kRun;
+                const uint16_t* pairs = x.pairs + run * (size_t)(kRun * B);
+#pragma GCC unroll 3
+                for (int q = 0; q < Planes::count; q++) {
+                    const int width = Planes::width[q], columns = inputs == kRun ? 2 * width : panel::columns_of(inputs, width);
+                    if (width == 1) plane<1, B>(p, pairs, columns, tables[q], sum);
+                    if (width == 2) plane<2, B>(p, pairs, columns, tables[q], sum);
+                    if (width == 4) plane<4, B>(p, pairs, columns, tables[q], sum);
+                    if (width == 8) plane<8, B>(p, pairs, columns, tables[q], sum);
+                    p += 64 * columns;
+                }
+                for (int b = 0; b < B; b++) x_sum[b] += x.sums[run * B + b];
+                left -= (size_t)inputs;
+            }
+            for (int b = 0; b < B; b++) {
+                const F32 xs = splat(x_sum[b]), dots = sum[2 * b] + sum[2 * b + 1];
+                if (m.offsets) {
+                    y[b] = fma(h.scale, dots - rest * xs, fma(h.shift, xs, y[b]));
+                } else {
+                    y[b] = fma(h.scale, dots - (h.shift + rest) * xs, y[b]);
+                }
+            }
+        }
+        for (int b = 0; b < B; b++) store_float(out + (size_t)b * stride + kRows * panel, y[b]);
+    }
+}
+
+}  // namespace bfloat

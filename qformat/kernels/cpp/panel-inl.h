@@ -1,0 +1,227 @@
+// The panel kernels, written once over the vocabulary and compiled once per instruction set.
+//
+// A panel is 16 rows. Its groups follow each other along the input: a header (16 scales, 16 zeros), then runs of up to
+// 64 inputs. A run is one or more planes of 1, 2, 4 or 8 bits; a plane is columns of 16 dwords, and byte k, field j of
+// a dword holds input 4j + k of the column, so that shift and mask give four inputs to one dot-product instruction.
+
+namespace panel {
+
+// Widths of the planes of a code, low bits first: 3 = 2+1, 5 = 4+1, 6 = 4+2, 7 = 4+2+1.
+template <int BITS> struct Planes;
+template <> struct Planes<1> { static constexpr int count = 1, width[3] = {1, 0, 0}; };
+template <> struct Planes<2> { static constexpr int count = 1, width[3] = {2, 0, 0}; };
+template <> struct Planes<3> { static constexpr int count = 2, width[3] = {2, 1, 0}; };
+template <> struct Planes<4> { static constexpr int count = 1, width[3] = {4, 0, 0}; };
+template <> struct Planes<5> { static constexpr int count = 2, width[3] = {4, 1, 0}; };
+template <> struct Planes<6> { static constexpr int count = 2, width[3] = {4, 2, 0}; };
+template <> struct Planes<7> { static constexpr int count = 3, width[3] = {4, 2, 1}; };
+template <> struct Planes<8> { static constexpr int count = 1, width[3] = {8, 0, 0}; };
+
+static inline int columns_of(int inputs, int width) { return (inputs * width + 31) / 32; }
+
+template <int BITS>
+static inline size_t run_bytes(int inputs) {
+    size_t dwords = 0;
+    for (int p = 0; p < Planes<BITS>::count; p++) dwords += (size_t)columns_of(inputs, Planes<BITS>::width[p]);
+    return dwords * 64;
+}
+
+template <int W>
+static constexpr uint32_t byte_mask() { return W == 8 ? 0xFFFFFFFFu : 0x01010101u * ((1u << W) - 1); }
+
+static inline F32 load_values(Value kind, const uint8_t* stored, int bits, const float* external) {
+    switch (kind) {
+        case Value::float16: return load_half(stored);
+        case Value::bfloat16: return load_bfloat(stored);
+        case Value::float32: return load_float(stored);
+        case Value::packed: return load_packed(stored, bits);
+        case Value::external: return load_float(external);
+        case Value::none: break;
+    }
+    return splat(0.0f);
+}
+
+// One group's scales and the number taken from (or added to) its codes.
+struct Header {
+    F32 scale, shift;
+};
+
+static inline Header read_header(const Panels& m, const uint8_t* p, size_t at) {
+    Header h;
+    h.scale = m.scales == Value::none ? splat(1.0f) : load_values(m.scales, p, 0, m.scale_values + 16 * at);
+    h.shift = load_values(m.zeros, p + m.zeros_at, m.zero_bits, m.zero_values + 16 * at);
+    return h;
+}
+
+// -- int8 activations ---------------------------------------------------------------------------------------------
+
+// acc[b] += codes · x[b] over `columns` columns of one plane. `x` holds 64 bytes per row of the batch. With a table, the
+// codes are looked up first: its entries are bytes around 128.
+template <int W, bool TABLE, int B>
+static inline void dot_plane(const uint8_t* p, const int8_t* x, int columns, const ByteTable& table, I32* acc) {
+    const U32 mask = splat(byte_mask<W>());
+    for (int c = 0; c < columns; c++) {
+        const U32 dwords = load_codes(p + 64 * c);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8 / W; j++) {
+            const U32 fields = W == 8 ? dwords : (dwords >> (j * W)) & mask;
+            const U32 codes = TABLE ? lut_bytes<W>(table, fields) : fields;
+#pragma GCC unroll 8
+            for (int b = 0; b < B; b++) {
+                I32& sum = acc[2 * b + ((c * (8 / W) + j) & 1)];  // two chains hide the latency of the dot product
+                sum = dot4<TABLE ? 8 : W>(sum, codes, splat_dword(x + 64 * b + 4 * (c * (8 / W) + j)));
+            }
+        }
+    }
+}
+
+template <int BITS, bool TABLE, int B, int INPUTS>
+static inline void dot_run(const uint8_t* p, const int8_t* x, int inputs, const ByteTable& table, I32* total) {
+    if (INPUTS) inputs = INPUTS;  // a full run is unrolled
+    int shift = 0;
+#pragma GCC unroll 3
+    for (int plane = 0; plane < Planes<BITS>::count; plane++) {
+        I32 acc[2 * B] = {};
+        const int width = Planes<BITS>::width[plane], columns = columns_of(inputs, width);
+        if (width == 1) dot_plane<1, TABLE, B>(p, x, columns, table, acc);
+        if (width == 2) dot_plane<2, TABLE, B>(p, x, columns, table, acc);
+        if (width == 4) dot_plane<4, TABLE, B>(p, x, columns, table, acc);
+        if (width == 8) dot_plane<8, TABLE, B>(p, x, columns, table, acc);
+        for (int b = 0; b < B; b++) {
+            const I32 sum = acc[2 * b] + acc[2 * b + 1];
+            total[b] = plane ? total[b] + (sum << shift) : sum;
+        }
+        p += 64 * columns;
+        shift += width;
+    }
+}
+
+// The entries of a lookup table as bytes: 128 + round(127 · entry / max|entry|). Returns max|entry| / 127.
+static inline float byte_entries(const float* table, int count, uint8_t* entries) {
+    float top = 0;
+    for (int i = 0; i < count; i++) top = __builtin_fmaxf(top, __builtin_fabsf(table[i]));
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    for (int i = 0; i < 256; i++) entries[i] = i < count ? (uint8_t)(128 + activations::round_to_int8(table[i] * inverse)) : 128;
+    return top / 127.0f;
+}
+
+template <int BITS, bool TABLE, int B>
+static void matvec_int8(const Panels& m, const Activations& x, size_t first, size_t last, float* out, size_t stride) {
+    const F32 bias = splat(TABLE ? 128.0f : m.bias);
+    const size_t groups = (m.inputs + m.group - 1) / m.group;
+    uint8_t entries[256] = {};
+    const F32 unit = splat(TABLE ? byte_entries(m.table, 1 << BITS, entries) : 1.0f);
+    const ByteTable table = make_byte_table(entries);
+    for (size_t panel = first; panel < last; panel++) {
+        const uint8_t* p = m.codes + panel * m.panel_bytes;
+        size_t run = 0;
+        F32 y[B] = {};
+        for (size_t g = 0; g < groups; g++) {
+            const Header h = read_header(m, p, panel * groups + g);
+            p += m.header_bytes;
+            size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
+            F32 sum[B] = {};
+            float x_sum[B] = {};
+            for (; left; run++) {
+                const int inputs = left < kRun ? (int)left : kRun;
+                const int8_t* codes = x.codes + run * (size_t)(kRun * B);
+                I32 dot[B];
+                if (inputs == kRun) {
+                    dot_run<BITS, TABLE, B, kRun>(p, codes, kRun, table, dot);
+                } else {
+                    dot_run<BITS, TABLE, B, 0>(p, codes, inputs, table, dot);
+                }
+                for (int b = 0; b < B; b++) {
+                    if (BITS == 8 || TABLE) dot[b] = finish_dot8(dot[b], I32{} + (int)x.sums[run * B + b]);
+                    sum[b] = fma(to_float(dot[b]), splat(x.scales[run * B + b]), sum[b]);
+                    x_sum[b] += x.sums[run * B + b] * x.scales[run * B + b];
+                }
+                p += run_bytes<BITS>(inputs);
+                left -= (size_t)inputs;
+            }
+            for (int b = 0; b < B; b++) {
+                const F32 xs = splat(x_sum[b]);
+                if (m.offsets) {
+                    y[b] = fma(h.scale, sum[b] - bias * xs, fma(h.shift, xs, y[b]));
+                } else {
+                    y[b] = fma(TABLE ? unit * h.scale : h.scale, sum[b] - (h.shift + bias) * xs, y[b]);
+                }
+            }
+        }
+        for (int b = 0; b < B; b++) store_float(out + (size_t)b * stride + kRows * panel, y[b]);
+    }
+}
+
+// -- float activations: each weight is made exactly as the decoder makes it, then multiplied ------------------------
+
+// The codes of input `i` of a unit of 32 inputs, in every row: `p[plane]` is where the unit's columns start.
+template <int BITS>
+static inline U32 codes_of(const uint8_t* const* p, int i) {
+    U32 codes = {};
+    int at = 0;
+#pragma GCC unroll 3
+    for (int plane = 0; plane < Planes<BITS>::count; plane++) {
+        const int w = Planes<BITS>::width[plane], per_column = 32 / w;
+        const int inside = i % per_column, shift = 8 * (inside % 4) + w * (inside / 4);
+        const U32 field = (load_codes(p[plane] + 64 * (i / per_column)) >> shift) & splat((1u << w) - 1);
+        codes |= field << at;
+        at += w;
+    }
+    return codes;
+}
+
+template <int BITS, bool TABLE, int B>
+static void matvec_float(const Panels& m, const Activations& x, size_t first, size_t last, float* out, size_t stride) {
+    const size_t groups = (m.inputs + m.group - 1) / m.group;
+    F32 small = {};  // the decoded values of codes of up to 4 bits
+    if (BITS <= 4) {
+        for (int code = 0; code < 16; code++) {
+            const int valid = code & ((1 << BITS) - 1);
+            small[code] = TABLE ? m.table[valid] : (float)valid - m.bias;
+        }
+    }
+    for (size_t panel = first; panel < last; panel++) {
+        const uint8_t* p = m.codes + panel * m.panel_bytes;
+        size_t run = 0;
+        F32 y[B] = {};
+        for (size_t g = 0; g < groups; g++) {
+            const Header h = read_header(m, p, panel * groups + g);
+            p += m.header_bytes;
+            size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
+            F32 sum[B] = {};
+            for (; left; run++) {
+                const int inputs = left < kRun ? (int)left : kRun;
+                const uint8_t* planes[3];
+                size_t bytes = 0;
+                for (int plane = 0; plane < Planes<BITS>::count; plane++) {
+                    planes[plane] = p + bytes;
+                    bytes += 64 * (size_t)columns_of(inputs, Planes<BITS>::width[plane]);
+                }
+                for (int unit = 0; unit < inputs; unit += 32) {
+                    const int here = inputs - unit < 32 ? inputs - unit : 32;
+                    const float* values = x.values + run * (size_t)(kRun * B) + unit;
+                    auto step = [&](int i) {
+                        const U32 codes = codes_of<BITS>(planes, i);
+                        F32 w = BITS <= 4 ? lut16(small, codes) : TABLE ? gather(m.table, codes) : to_float(codes) - splat(m.bias);
+                        if (!TABLE) w = m.offsets ? h.scale * w + h.shift : w - h.shift;
+#pragma GCC unroll 8
+                        for (int b = 0; b < B; b++) sum[b] = fma(w, splat(values[kRun * b + i]), sum[b]);
+                    };
+                    if (here == 32) {
+#pragma GCC unroll 32
+                        for (int i = 0; i < 32; i++) step(i);
+                    } else {
+                        for (int i = 0; i < here; i++) step(i);
+                    }
+                    for (int plane = 0; plane < Planes<BITS>::count; plane++) planes[plane] += 64 * Planes<BITS>::width[plane];
+                }
+                p += bytes;
+                left -= (size_t)inputs;
+            }
+            for (int b = 0; b < B; b++) y[b] = m.offsets ? y[b] + sum[b] : fma(h.scale, sum[b], y[b]);
+        }
+        for (int b = 0; b < B; b++) store_float(out + (size_t)b * stride + kRows * panel, y[b]);
+    }
+}
+
+}  // namespace panel

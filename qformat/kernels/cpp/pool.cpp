@@ -1,0 +1,149 @@
+#include "pool.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace qformat::pool {
+namespace {
+
+constexpr auto kAwake = std::chrono::microseconds(50);
+constexpr size_t kPieces = 8;  // per thread
+
+int cores() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
+    const unsigned count = std::thread::hardware_concurrency();
+    return count ? static_cast<int>(count) : 1;
+}
+
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+struct Job {
+    const std::function<void(size_t, size_t)>* body;
+    size_t count, piece;
+    std::atomic<size_t> next{0};
+
+    void work() {
+        for (;;) {
+            const size_t first = next.fetch_add(piece, std::memory_order_relaxed);
+            if (first >= count) return;
+            (*body)(first, first + piece < count ? first + piece : count);
+        }
+    }
+};
+
+class Pool {
+public:
+    explicit Pool(int workers) : owner_(getpid()) {
+        for (int i = 0; i < workers; i++) threads_.emplace_back([this] { serve(); });
+    }
+
+    ~Pool() {
+        if (getpid() != owner_) {  // the threads exist only in the parent
+            for (auto& thread : threads_) thread.detach();
+            return;
+        }
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stop_ = true;
+            ticket_.fetch_add(1);
+        }
+        wake_.notify_all();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    bool is_ours() const { return getpid() == owner_; }
+    int workers() const { return static_cast<int>(threads_.size()); }
+
+    void run(Job& job) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            job_ = &job;
+            busy_.store(workers(), std::memory_order_relaxed);
+            ticket_.fetch_add(1, std::memory_order_release);
+        }
+        wake_.notify_all();
+        job.work();
+        while (busy_.load(std::memory_order_acquire) != 0) relax();
+    }
+
+private:
+    void serve() {
+        unsigned seen = 0;
+        for (;;) {
+            const auto until = std::chrono::steady_clock::now() + kAwake;
+            while (ticket_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
+            if (ticket_.load(std::memory_order_acquire) == seen) {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [&] { return ticket_.load(std::memory_order_relaxed) != seen; });
+            }
+            seen = ticket_.load(std::memory_order_acquire);
+            Job* job;
+            {
+                std::lock_guard<std::mutex> lock(mutex_);
+                if (stop_) return;
+                job = job_;
+            }
+            job->work();
+            busy_.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    const pid_t owner_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::atomic<unsigned> ticket_{0};
+    std::atomic<int> busy_{0};
+    Job* job_ = nullptr;
+    bool stop_ = false;
+    std::vector<std::thread> threads_;
+};
+
+std::mutex gate;                // one loop at a time
+std::unique_ptr<Pool> pool;     // guarded by `gate`
+std::atomic<int> wanted{0};
+
+}  // namespace
+
+void set_threads(int count) { wanted.store(count > 0 ? count : 0); }
+
+int threads() {
+    const int count = wanted.load();
+    return count ? count : cores();
+}
+
+void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body) {
+    if (count == 0) return;
+    const size_t limit = (count + grain - 1) / grain;
+    const int use = static_cast<int>(limit < static_cast<size_t>(threads()) ? limit : static_cast<size_t>(threads()));
+    std::unique_lock<std::mutex> lock(gate, std::try_to_lock);
+    if (use <= 1 || !lock.owns_lock()) {
+        body(0, count);
+        return;
+    }
+    const int workers = threads() - 1;
+    if (pool && !pool->is_ours()) (void)pool.release();  // its threads and locks belong to the parent process
+    if (!pool || pool->workers() != workers) {
+        pool.reset();
+        pool = std::make_unique<Pool>(workers);
+    }
+    Job job{&body, count, 0};
+    const size_t piece = (count + kPieces * static_cast<size_t>(use) - 1) / (kPieces * static_cast<size_t>(use));
+    job.piece = piece > grain ? piece : grain;
+    pool->run(job);
+}
+
+}  // namespace qformat::pool

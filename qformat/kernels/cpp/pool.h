@@ -1,0 +1,21 @@
+// Threads for short parallel loops.
+//
+// Workers wait a few dozen microseconds for the next loop and then sleep, so that the layers of a model find them awake
+// and other libraries' threads get the cores in between. Ranges are handed out in pieces, so a worker that the system
+// has put aside does not hold up the loop. After a fork the child starts its own workers.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+namespace qformat::pool {
+
+// Threads a loop uses, the caller's included; 0 asks for one per core this process may run on.
+void set_threads(int count);
+int threads();
+
+// Calls body(first, last) over pieces of [0, count), each at least `grain` long but the last; returns when all are done.
+// A loop inside a loop, or beside one of another thread, runs on the calling thread alone.
+void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body);
+
+}  // namespace qformat::pool

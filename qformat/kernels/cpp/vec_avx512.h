@@ -1,0 +1,87 @@
+// The vocabulary for AVX-512 (F, BW, VL, DQ, VNNI, VBMI): one register is the sixteen lanes.
+#if !defined(__AVX512F__) || !defined(__AVX512VNNI__) || !defined(__AVX512VBMI__)
+#error "compile this file with -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi"
+#endif
+#include <immintrin.h>
+
+#include "vec_common.h"
+
+static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+
+template <int W>
+static inline I32 dot4(I32 acc, U32 codes, U32 x) {
+    return (I32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)x);
+}
+static inline I32 finish_dot8(I32 acc, I32) { return acc; }
+
+static inline F32 load_half(const uint8_t* p) { return (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+static inline F32 load_bfloat(const uint8_t* p) {
+    return (F32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+}
+static inline F32 load_packed(const uint8_t* p, int bits) {
+    uint64_t low = 0, high = 0;
+    __builtin_memcpy(&low, p, 8);
+    __builtin_memcpy(&high, p + bits, 8);
+    const __m512i shifts = _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(bits));
+    const __m512i mask = _mm512_set1_epi64((1 << bits) - 1);
+    const __m256i first = _mm512_cvtepi64_epi32(_mm512_and_epi64(_mm512_srlv_epi64(_mm512_set1_epi64((long long)low), shifts), mask));
+    const __m256i second = _mm512_cvtepi64_epi32(_mm512_and_epi64(_mm512_srlv_epi64(_mm512_set1_epi64((long long)high), shifts), mask));
+    return (F32)_mm512_cvtepi32_ps(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+}
+
+static inline F32 lut16(F32 table, U32 index) { return (F32)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
+static inline F32 gather(const float* table, U32 index) { return (F32)_mm512_i32gather_ps((__m512i)index, table, 4); }
+
+// A table of up to 256 bytes, looked up for the four bytes of every lane: up to 16 entries are one shuffle, 256 are two
+// two-register permutes and a blend.
+struct ByteTable {
+    __m512i small, part[4];
+};
+static inline ByteTable make_byte_table(const uint8_t* entries) {
+    ByteTable t;
+    t.small = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)entries));
+    for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(entries + 64 * i);
+    return t;
+}
+template <int W>
+static inline U32 lut_bytes(const ByteTable& t, U32 index) {
+    const __m512i i = (__m512i)index;
+    if (W <= 4) return (U32)_mm512_shuffle_epi8(t.small, i);
+    const __m512i low = _mm512_permutex2var_epi8(t.part[0], i, t.part[1]), high = _mm512_permutex2var_epi8(t.part[2], i, t.part[3]);
+    return (U32)_mm512_mask_blend_epi8(_mm512_movepi8_mask(i), low, high);
+}
+
+static inline U32 widen(const uint8_t* p) { return (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+static inline void store_half(uint16_t* p, F32 v) {
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline void store_bfloat(uint16_t* p, F32 v) {
+    const __m512i bits = (__m512i)v, even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF))), 16);
+    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet)));
+}
+static inline void transpose(U32* rows) {
+    __m512i t[16], *r = (__m512i*)rows;
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // r[4·i + k] holds column k, k+4, k+8, k+12 of rows 4i … 4i+3, one column a 128-bit lane
+    for (int k = 0; k < 4; k++) {
+        const __m512i low = _mm512_shuffle_i32x4(r[k], r[4 + k], 0x88), high = _mm512_shuffle_i32x4(r[8 + k], r[12 + k], 0x88);
+        const __m512i low2 = _mm512_shuffle_i32x4(r[k], r[4 + k], 0xDD), high2 = _mm512_shuffle_i32x4(r[8 + k], r[12 + k], 0xDD);
+        t[k] = _mm512_shuffle_i32x4(low, high, 0x88);
+        t[k + 8] = _mm512_shuffle_i32x4(low, high, 0xDD);
+        t[k + 4] = _mm512_shuffle_i32x4(low2, high2, 0x88);
+        t[k + 12] = _mm512_shuffle_i32x4(low2, high2, 0xDD);
+    }
+    __builtin_memcpy(rows, t, sizeof t);
+}

@@ -1,0 +1,32 @@
+// Sixteen lanes, one per row of a panel, in the compiler's own vector types: the part of the vocabulary that every
+// instruction set shares. Included inside the instruction set's namespace, so that no inline function is shared
+// between files compiled with different flags.
+
+typedef uint32_t U32 __attribute__((vector_size(64)));
+typedef int32_t I32 __attribute__((vector_size(64)));
+typedef float F32 __attribute__((vector_size(64)));
+typedef uint32_t U32u __attribute__((vector_size(64), aligned(1), may_alias));
+typedef float F32u __attribute__((vector_size(64), aligned(1), may_alias));
+
+static inline U32 load_codes(const void* p) { return *(const U32u*)p; }
+static inline F32 load_float(const void* p) { return *(const F32u*)p; }
+static inline void store_float(float* p, F32 v) { *(F32u*)p = v; }
+static inline F32 splat(float v) { return F32{} + v; }
+static inline U32 splat(uint32_t v) { return U32{} + v; }
+static inline F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
+static inline F32 to_float(U32 v) { return __builtin_convertvector((I32)v, F32); }
+
+// The dword at `p` in every lane, whatever its alignment.
+static inline U32 splat_dword(const void* p) {
+    uint32_t v;
+    __builtin_memcpy(&v, p, 4);
+    return splat(v);
+}
+
+// Round to nearest even; NaN stays NaN.
+static inline uint16_t to_bfloat(float v) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v, 4);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)((bits >> 16) | 0x40);
+    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
