@@ -40,7 +40,9 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
 
 
 def _foreign(source: ByteSource) -> Overview:
-    if source.read(0, min(source.size, len(GGUF))) == GGUF:
+    # an address has told what it is by its name: a look inside would be one more request
+    known = _plain_name(source.name).endswith(".gguf") if is_remote(source.name) else None
+    if known or (known is None and source.read(0, min(source.size, len(GGUF))) == GGUF):
         from qformat.report import gguf_header
 
         return gguf_header.overview(source)
@@ -55,7 +57,7 @@ def _foreign_source(name: str) -> ByteSource | None:
     Local files are known by their first bytes, addresses by their names: a look inside would be one more request.
     """
     if is_remote(name):
-        return RemoteBytes(name) if name.partition("?")[0].endswith((".safetensors", ".gguf")) else None
+        return RemoteBytes(name) if _plain_name(name).endswith((".safetensors", ".gguf")) else None
     source = LocalBytes(name)
     head = source.read(0, min(source.size, 9))
     header_length = int.from_bytes(head[:8], "little")
@@ -64,3 +66,8 @@ def _foreign_source(name: str) -> ByteSource | None:
         return source
     source.close()
     return None
+
+
+def _plain_name(address: str) -> str:
+    """An address without its query."""
+    return address.partition("?")[0]

@@ -1,0 +1,193 @@
+"""How fast one looks and checks: `inspect` of 10,000 tensors, opening 100,000, `verify` beside a plain read.
+
+    python benchmarks/inspection.py [--rounds 15] [--json results.json]
+
+Every round takes each measurement once, one after the other, so that a slow minute of the machine touches all alike;
+medians are printed. The tests of what is measured run first (`--no-tests` skips them while working on this file).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from qformat import container
+from qformat.report import numbers
+from qformat.report.layout import Column, Table
+from qformat.report.terminal import Printer
+
+GIGABYTE = 1 << 30
+DENSE = {"coding": {"coding": "dense", "dtype": "float16"}}
+AFFINE = {
+    "coding": {
+        "coding": "affine",
+        "bits": 4,
+        "group": {"group": "block", "columns": 64},
+        "scales": {"coding": "dense", "dtype": "float16"},
+        "zeros": {"coding": "dense", "dtype": "float16"},
+    },
+    "method": "hqq",
+}
+LAYER = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+         "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]  # fmt: skip
+
+
+def write_many(path: Path, count: int) -> None:
+    """A file of `count` small tensors, named and stored like a deep Llama's."""
+    data = bytes(64)
+    with container.create(path) as writer:
+        for index in range(count):
+            layer, part = divmod(index, len(LAYER))
+            norm = part > 6
+            writer.tensor(
+                f"model.layers.{layer}.{LAYER[part]}.weight", scheme=DENSE if norm else AFFINE, dtype="bfloat16",
+                shape=(32,) if norm else (16, 64), length=64, data=[data], error=None if norm else 0.08,
+            )  # fmt: skip
+        writer.finish({"general.name": "many tensors", "general.architecture": "llama"})
+
+
+def write_large(path: Path, size: int) -> None:
+    """A file of `size` random bytes in tensors of 32 MiB."""
+    random = np.random.default_rng(0)
+    step = 32 << 20
+    with container.create(path) as writer:
+        for index in range(size // step):
+            data = random.integers(0, 256, step, np.uint8)
+            writer.tensor(f"model.layers.{index}.weight", scheme=DENSE, dtype="float16", shape=(step // 8192, 4096),
+                          length=step, data=[data])  # fmt: skip
+        writer.finish({})
+
+
+def run(*arguments: str) -> Callable[[], object]:
+    """A process from start to end, its output thrown away."""
+
+    def once() -> object:
+        return subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+
+    return once
+
+
+def open_and_close(path: Path) -> Callable[[], object]:
+    """Opening: preamble, trailer, index and its validation."""
+
+    def once() -> object:
+        with container.open(path) as opened:
+            return len(opened)
+
+    return once
+
+
+def verify(path: Path, workers: int) -> Callable[[], object]:
+    """Every hash of a file."""
+
+    def once() -> object:
+        with container.open(path) as opened:
+            bad = opened.verify(workers=workers)
+            assert not bad, bad
+            return None
+
+    return once
+
+
+def read_plainly(path: Path, workers: int) -> Callable[[], object]:
+    """The same bytes read by as many threads, each forward through its share, into one buffer per thread."""
+    size = path.stat().st_size
+
+    def share(part: int) -> None:
+        with open(path, "rb", buffering=0) as stream:
+            buffer = memoryview(bytearray(4 << 20))
+            start, stop = size * part // workers, size * (part + 1) // workers
+            while start < stop:
+                start += os.preadv(stream.fileno(), [buffer[: stop - start]], start)
+
+    def once() -> object:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(share, range(workers)))
+
+    return once
+
+
+def measure(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(rounds + 1):
+        for name, once in work.items():
+            start = time.perf_counter()
+            once()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--size", type=int, default=GIGABYTE, help="bytes of the file that is verified")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--no-tests", action="store_true")
+    options = parser.parse_args()
+    if not options.no_tests:
+        root = Path(__file__).parent.parent
+        code = subprocess.call([sys.executable, "-m", "pytest", "-q", "tests/cli", "tests/report"], cwd=root)
+        if code:
+            print("error: the tests fail; no number is worth anything", file=sys.stderr)
+            return code
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        ten, hundred, large = (Path(folder) / name for name in ("10k.qf", "100k.qf", "large.qf"))
+        write_many(ten, 10_000)
+        write_many(hundred, 100_000)
+        write_large(large, options.size)
+        cli = ["-m", "qformat.cli.main", "inspect"]
+        work = {
+            "python, nothing else": run("-c", "pass"),
+            "python, import numpy": run("-c", "import numpy"),
+            "inspect, 10,000 tensors": run(*cli, str(ten)),
+            "inspect --tensors, 10,000 tensors": run(*cli, "--tensors", str(ten)),
+            "inspect --json, 10,000 tensors": run(*cli, "--json", str(ten)),
+            "open, 10,000 tensors": open_and_close(ten),
+            "open, 100,000 tensors": open_and_close(hundred),
+            "plain read, 1 thread": read_plainly(large, 1),
+            "verify, 1 thread": verify(large, 1),
+            f"plain read, {workers} threads": read_plainly(large, workers),
+            f"verify, {workers} threads": verify(large, workers),
+        }
+        times = measure(work, options.rounds)
+        size = large.stat().st_size
+    report(times, size, options.json)
+    return 0
+
+
+def report(times: dict[str, list[float]], size: int, path: Path | None) -> None:
+    """The table on stdout, the numbers in a file."""
+    table = Table(
+        [Column("", elastic=True), Column("median", "right"), Column("least", "right"), Column("rate", "right")]
+    )
+    for name, seconds in times.items():
+        middle = statistics.median(seconds)
+        large = name.startswith(("verify", "plain"))
+        table.add(name, f"{middle * 1e3:.1f} ms", f"{min(seconds) * 1e3:.1f} ms",
+                  numbers.rate(size, middle) if large else "")  # fmt: skip
+    printer = Printer()
+    printer.lines(table.lines(printer.width))
+    if path is not None:
+        facts = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(),
+                 "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"), "verified_bytes": size,
+                 "seconds": times}  # fmt: skip
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

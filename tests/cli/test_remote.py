@@ -1,0 +1,52 @@
+"""Looking at files over a network: a request for the size and few ranges, never the whole file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.cli.command_line import call, controls
+from tests.cli.range_server import serve
+
+pytest.importorskip("aiohttp")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("remote") / "x.safetensors"
+    save_file({f"layers.{n}.weight": np.zeros((64, 128), np.float32) for n in range(40)}, path)
+    return path.read_bytes()
+
+
+def test_a_safetensors_header_is_all_that_is_read(weights: bytes, tmp_path: Path) -> None:
+    with serve({"/x.safetensors": weights}) as server:
+        result = call("inspect", "--json", f"{server.address}/x.safetensors")
+        assert result.code == 0, result.err
+        assert len(server.ranges) == 1
+        assert sum(stop - start for start, stop in server.ranges) < 70_000
+        assert all(method == "HEAD" or part is not None for method, part in server.requests)
+    (tmp_path / "x.safetensors").write_bytes(weights)
+    assert json.loads(result.out) == json.loads(call("inspect", "--json", tmp_path / "x.safetensors").out)
+
+
+def test_a_missing_address_is_one_line() -> None:
+    with serve({}) as server:
+        for name in ("x.safetensors", "x.gguf", "x.qf"):
+            result = call("inspect", f"{server.address}/\x1b{name}")
+            assert result.code == 1
+            assert result.err.startswith("error: ")
+            assert result.err.count("\n") == 1
+            assert not controls(result.err)
+
+
+def test_a_server_that_is_gone_is_one_line() -> None:
+    with serve({}) as server:
+        address = server.address
+    result = call("inspect", f"{address}/x.safetensors")
+    assert result.code == 1
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
