@@ -127,6 +127,12 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
         return np.ascontiguousarray(module.decode(coding, shape, arrays, window, spread))
 
 
+def decode_child(coding: Coding, shape: Shape, arrays: Arrays, name: str) -> NDArray[np.float32]:
+    """The numbers of a nested role ("scales", "zeros", …), one a group, as float32."""
+    child = TABLE[type(coding)].children(coding, shape)[name]
+    return decode(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
+
+
 def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     """Values that index something are in range, tables are finite: what decoding needs to be safe."""
     module = TABLE[type(coding)]

@@ -52,7 +52,7 @@ def pack_stream(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack_stream(packed: NDArray[np.uint8], bits: int, count: int, skip: int = 0) -> NDArray[Any]:
-    """`count` codes of a stream after the first `skip` (< 8); uint8 up to 8 bits, else uint16. Inverts `pack_stream`."""
+    """`count` codes of a stream after the first `skip` (< 8); uint8 up to 8 bits, then uint16. Inverts pack."""
     total = skip + count
     if bits == 8:
         return packed[skip:total]

@@ -6,58 +6,58 @@ scales, zeros and offsets of one are themselves arrays with a coding, down to `d
 
 from __future__ import annotations
 
-from typing import Literal, Union
+from typing import Literal
 
 import msgspec
 
 Layout = Literal["plain", "panel"]
 
 
-class _Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Base of all grammar nodes: immutable, strict, hashable."""
 
 
 # -- groupings: which weights share one scale ------------------------------------------------------------------------
 
 
-class Block(_Frozen, tag="block", tag_field="group"):
+class Block(Frozen, frozen=True, tag="block", tag_field="group"):
     """Blocks of `rows` × `columns`; None means the whole side. One scale per block: shape (⌈N/rows⌉, ⌈K/columns⌉)."""
 
     rows: int | None = 1
     columns: int | None = None
 
 
-class Flat(_Frozen, tag="flat", tag_field="group"):
+class Flat(Frozen, frozen=True, tag="flat", tag_field="group"):
     """Runs of `size` over the flattened matrix, crossing rows (bitsandbytes, HQQ axis 1): shape (1, ⌈N·K/size⌉)."""
 
     size: int
 
 
-class Comb(_Frozen, tag="comb", tag_field="group"):
+class Comb(Frozen, frozen=True, tag="comb", tag_field="group"):
     """HQQ's axis 0: element i of the flattened matrix is in group i mod (N·K/size): shape (1, N·K/size)."""
 
     size: int
 
 
-class Map(_Frozen, tag="map", tag_field="group"):
+class Map(Frozen, frozen=True, tag="map", tag_field="group"):
     """An explicit map from column to group (GPTQ's g_idx), role `groups` uint32 (K,): scales (N, count)."""
 
     count: int
 
 
-Grouping = Union[Block, Flat, Comb, Map]
+Grouping = Block | Flat | Comb | Map
 
 
 # -- codings -----------------------------------------------------------------------------------------------------------
 
 
-class Dense(_Frozen, tag="dense", tag_field="coding"):
+class Dense(Frozen, frozen=True, tag="dense", tag_field="coding"):
     """The numbers themselves. Roles: `values`, of `dtype`, in the tensor's shape."""
 
     dtype: str
 
 
-class Affine(_Frozen, tag="affine", tag_field="coding"):
+class Affine(Frozen, frozen=True, tag="affine", tag_field="coding"):
     """`scale · (code − zero)`, or `scale · code + offset`; without scales the scale is 1 (packed integers).
 
     Roles: `codes`, `scales`, `zeros` or `offsets` (never both), `groups` for a Map.
@@ -72,7 +72,7 @@ class Affine(_Frozen, tag="affine", tag_field="coding"):
     layout: Layout = "plain"
 
 
-class Lookup(_Frozen, tag="lookup", tag_field="coding"):
+class Lookup(Frozen, frozen=True, tag="lookup", tag_field="coding"):
     """`scale · table[code] + offset`, the offset one number for the whole tensor.
 
     `table` names a row of `qformat.codings.tables`, or says where a stored one applies: "tensor" (role `table`,
@@ -87,7 +87,7 @@ class Lookup(_Frozen, tag="lookup", tag_field="coding"):
     layout: Layout = "plain"
 
 
-class Additive(_Frozen, tag="additive", tag_field="coding"):
+class Additive(Frozen, frozen=True, tag="additive", tag_field="coding"):
     """`scale · Σ_m codebooks[m, code_m]`: entries are (out_group, in_group) blocks (AQLM, arXiv 2401.06118 §3).
 
     Roles: `codes` (N/out_group, K/in_group, books), `codebooks` (books, 2^bits, out_group, in_group), `scales`.
@@ -103,4 +103,4 @@ class Additive(_Frozen, tag="additive", tag_field="coding"):
     layout: Layout = "plain"
 
 
-Coding = Union[Dense, Affine, Lookup, Additive]
+Coding = Dense | Affine | Lookup | Additive

@@ -49,7 +49,7 @@ class Panels(NamedTuple):
     @property
     def header(self) -> int:
         """Bytes of a group's header."""
-        return sum(_header_bytes(role) for role in self.beside.values())
+        return sum(header_bytes(role) for role in self.beside.values())
 
     def group_bytes(self, inputs: int) -> int:
         """Bytes of a group of `inputs`, header included."""
@@ -73,7 +73,7 @@ def _run_bytes(inputs: int, bits: int) -> int:
     return sum(4 * ROWS * -(-inputs * width // 32) for width in bit.PLANES[bits])
 
 
-def _header_bytes(role: Role) -> int:
+def header_bytes(role: Role) -> int:
     """Bytes of ROWS numbers in a group's header."""
     return ROWS * itemsize(role.dtype) if role.bits is None else bit.stream_bytes(ROWS, role.bits)
 
@@ -110,7 +110,7 @@ def _pack_header(role: Role, numbers: NDArray[Any]) -> NDArray[np.uint8]:
     packed = (
         np.ascontiguousarray(numbers).view(np.uint8) if role.bits is None else bit.pack_stream(numbers, role.bits)
     )  # ROWS codes of any width are whole bytes, so the streams of all groups are one stream
-    return packed.reshape(*numbers.shape[:2], _header_bytes(role))
+    return packed.reshape(*numbers.shape[:2], header_bytes(role))
 
 
 def _pack_runs(codes: NDArray[Any], bits: int) -> list[NDArray[np.uint8]]:
@@ -168,12 +168,12 @@ def unpack_beside(panels: Panels, name: str, stored: NDArray[np.uint8]) -> NDArr
     for other, its_role in panels.beside.items():
         if other == name:
             break
-        before += _header_bytes(its_role)
+        before += header_bytes(its_role)
     columns, start = [], 0
     for _, groups, inputs in panels.widths:
         size = panels.group_bytes(inputs)
         part = stored[:, start : start + groups * size].reshape(count, groups, size)
-        part = np.ascontiguousarray(part[:, :, before : before + _header_bytes(role)])
+        part = np.ascontiguousarray(part[:, :, before : before + header_bytes(role)])
         if role.bits is None:
             numbers = part.view(numpy_dtype(role.dtype))
         else:
