@@ -1,0 +1,59 @@
+"""Kernels: products and decoding straight from stored extents, and the choice between instruction sets.
+
+`QFORMAT_KERNEL` forces one of NAMES; an unknown or unavailable name is an error, never a silent default. `reference` is
+the numpy decoder and a product of float32: the definition that the others are tested against.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qformat.errors import KernelError
+from qformat.kernels import _native
+from qformat.kernels.operand import Mode, Operand, prepare
+
+__all__ = ["NAMES", "Mode", "Operand", "active", "available", "get_threads", "prepare", "set_threads"]
+
+# In order of preference, with what the processor must offer.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi"),
+    "avx2": ("avx2", "fma"),
+    "generic": (),
+    "reference": (),
+}
+
+NAMES = tuple(_NEEDS)
+
+_FEATURES = frozenset(_native.cpu_features())
+
+
+def available() -> tuple[str, ...]:
+    """The kernels that this processor can run, the preferred one first."""
+    return tuple(name for name, needs in _NEEDS.items() if _FEATURES.issuperset(needs))
+
+
+def active() -> str:
+    """The kernel in use: `QFORMAT_KERNEL`, or the first of `available()`.
+
+    Raises:
+        KernelError: `QFORMAT_KERNEL` names no kernel, or one that this processor cannot run.
+    """
+    forced = os.environ.get("QFORMAT_KERNEL")
+    if not forced:
+        return available()[0]
+    if forced not in _NEEDS:
+        raise KernelError("unknown kernel", field="QFORMAT_KERNEL", expected=", ".join(NAMES), found=forced)
+    if forced not in available():
+        missing = ", ".join(sorted(set(_NEEDS[forced]) - _FEATURES))
+        raise KernelError(f"this processor lacks {missing}", field="QFORMAT_KERNEL", found=forced)
+    return forced
+
+
+def set_threads(count: int) -> None:
+    """Threads of a kernel call, in this process; 0 is one per core that the process may run on."""
+    _native.set_threads(count)
+
+
+def get_threads() -> int:
+    """Threads of a kernel call."""
+    return int(_native.threads())

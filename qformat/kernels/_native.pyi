@@ -1,0 +1,33 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def cpu_features() -> list[str]: ...
+def set_threads(count: int) -> None: ...
+def threads() -> int: ...
+
+class Panels:
+    def __init__(
+        self,
+        codes: NDArray[Any],
+        rows: int,
+        inputs: int,
+        group: int,
+        bits: int,
+        header_bytes: int,
+        zeros_at: int,
+        scales: int,
+        zeros: int,
+        zero_bits: int,
+        offsets: bool,
+        bias: float,
+        scale_values: NDArray[Any] | None,
+        zero_values: NDArray[Any] | None,
+        table: NDArray[Any] | None,
+    ) -> None: ...
+
+def matvec(isa: str, matrix: Panels, x: NDArray[Any], mode: int, out: NDArray[Any]) -> None: ...
+def matvec_dense(
+    isa: str, values: NDArray[Any], rows: int, inputs: int, dtype: int, x: NDArray[Any], out: NDArray[Any]
+) -> None: ...
+def decode(isa: str, matrix: Panels, first: int, last: int, dtype: int, out: NDArray[Any]) -> None: ...

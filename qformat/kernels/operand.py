@@ -1,0 +1,148 @@
+"""A coded matrix made ready for products: views of its stored extent, in the form that the native kernels take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat import codings
+from qformat.codings import panel, tables
+from qformat.codings.grammar import Affine, Coding, Dense, Lookup
+from qformat.codings.parts import Arrays, Window, whole
+from qformat.errors import KernelError
+from qformat.kernels import _native
+
+Mode = Literal["exact", "int8"]
+
+# How a number is stored, as kernels.h numbers it.
+_NONE, _PACKED, _EXTERNAL = 0, 4, 5
+_FLOATS = {"float16": 1, "bfloat16": 2, "float32": 3}
+
+_INT8, _FLOAT32, _BFLOAT16 = 0, 1, 2
+
+# Rows that the reference decodes at a time, in weights.
+_TILE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix (N, K) to multiply with. `native` is its view for the native kernels, None where only decoding serves."""
+
+    coding: Coding
+    shape: tuple[int, int]
+    arrays: Arrays
+    native: _native.Panels | NDArray[np.uint8] | None
+
+    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> NDArray[np.float32]:
+        """x (batch, K) of float32, float16 or bfloat16 times the matrix, transposed: float32 (batch, N).
+
+        `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs.
+        """
+        if x.ndim != 2 or x.shape[1] != self.shape[1]:
+            raise KernelError("x has the wrong shape", expected=f"(batch, {self.shape[1]})", found=x.shape)
+        if x.dtype.name not in _FLOATS:
+            raise KernelError("x has the wrong dtype", expected=", ".join(_FLOATS), found=x.dtype)
+        values = np.ascontiguousarray(x, dtype=np.float32)
+        out = np.empty((len(x), self.shape[0]), np.float32)
+        if kernel == "reference" or self.native is None or out.size == 0:
+            return self._reference(values, out)
+        if isinstance(self.native, np.ndarray):
+            assert isinstance(self.coding, Dense)
+            _native.matvec_dense(kernel, self.native, *self.shape, _FLOATS[self.coding.dtype], values, out)
+        else:
+            how = _INT8 if mode == "int8" else _BFLOAT16 if x.dtype.name == "bfloat16" else _FLOAT32
+            _native.matvec(kernel, self.native, values, how, out)
+        return out
+
+    def _reference(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows, inputs = self.shape
+        step = max(_TILE // max(inputs, 1), 1)
+        for top in range(0, rows, step):
+            bottom = min(top + step, rows)
+            tile = codings.decode(self.coding, self.shape, self.arrays, Window(top, bottom, 0, inputs))
+            np.matmul(x, tile.T, out=out[:, top:bottom])
+        return out
+
+    def decode(self, rows: range, dtype: str, kernel: str) -> NDArray[Any]:
+        """Rows of the matrix as `dtype`: what the numpy decoder gives, cast from float32."""
+        from qformat.dtypes import numpy_dtype
+
+        kind = numpy_dtype(dtype)
+        native = self.native
+        if kernel == "reference" or not isinstance(native, _native.Panels) or dtype not in _FLOATS or not rows:
+            window = Window(rows.start, rows.stop, 0, self.shape[1])
+            with np.errstate(over="ignore"):
+                return codings.decode(self.coding, self.shape, self.arrays, window).astype(kind, copy=False)
+        first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
+        top = first * panel.ROWS
+        out = np.empty((min(last * panel.ROWS, self.shape[0]) - top, self.shape[1]), kind)
+        _native.decode(kernel, native, first, last, _FLOATS[dtype], out.reshape(-1).view(np.uint8))
+        return out[rows.start - top : rows.stop - top]
+
+
+def prepare(coding: Coding, shape: tuple[int, int], extent: NDArray[np.uint8]) -> Operand:
+    """An operand over the stored extent of a coding whose arrays have been checked; nothing is copied.
+
+    Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read
+    in place.
+    """
+    arrays = codings.parts(coding, shape, (), extent)
+    native: _native.Panels | NDArray[np.uint8] | None = None
+    if 0 not in shape:
+        if isinstance(coding, Dense) and coding.dtype in _FLOATS:
+            native = extent
+        elif isinstance(coding, Affine | Lookup):
+            native = _panels(coding, shape, arrays, extent)
+    return Operand(coding, shape, arrays, native)
+
+
+def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, extent: NDArray[np.uint8]) -> _native.Panels | None:
+    geometry = codings.panels(coding, shape)
+    if geometry is None or (isinstance(coding, Lookup) and (coding.offset is not None or coding.table == "row")):
+        return None
+    second = "offsets" if isinstance(coding, Affine) and coding.offsets is not None else "zeros"
+    scales, scale_values = _numbers("scales", coding.scales, geometry, coding, shape, arrays)
+    shifts = getattr(coding, second, None)
+    zeros, zero_values = _numbers(second, shifts, geometry, coding, shape, arrays)
+    zeros_at = geometry.header - sum(panel.header_bytes(role) for name, role in geometry.beside.items() if name.startswith(second))
+    table = None
+    if isinstance(coding, Lookup):
+        entries = whole(arrays["table"]) if coding.table == "tensor" else tables.values(coding.table)
+        table = np.ascontiguousarray(entries, dtype=np.float32)
+    place = codings.layout(coding, shape).places["panels"]
+    return _native.Panels(
+        codes=extent[place.offset : place.offset + place.nbytes],
+        rows=shape[0],
+        inputs=shape[1],
+        group=geometry.group,
+        bits=coding.bits,
+        header_bytes=geometry.header,
+        zeros_at=zeros_at,
+        scales=scales,
+        zeros=zeros,
+        zero_bits=shifts.bits if isinstance(shifts, Affine) else 0,
+        offsets=second == "offsets",
+        bias=float(2 ** (coding.bits - 1)) if isinstance(coding, Affine) and coding.signed else 0.0,
+        scale_values=scale_values,
+        zero_values=zero_values,
+        table=table,
+    )
+
+
+def _numbers(
+    name: str, child: Coding | None, geometry: panel.Panels, coding: Coding, shape: tuple[int, int], arrays: Arrays
+) -> tuple[int, NDArray[np.float32] | None]:
+    """How the kernels find the numbers of a group: in its header, or (panels, groups, 16) float32 beside the extent."""
+    if child is None:
+        return _NONE, None
+    if isinstance(child, Dense) and child.dtype in _FLOATS:
+        return _FLOATS[child.dtype], None
+    if isinstance(child, Affine) and not child.signed and child.scales is child.zeros is child.offsets is None:
+        return _PACKED, None
+    numbers = codings.decode_child(coding, shape, arrays, name)
+    padded = np.zeros((geometry.number * panel.ROWS, numbers.shape[1]), np.float32)
+    padded[: len(numbers)] = numbers
+    return _EXTERNAL, np.ascontiguousarray(padded.reshape(geometry.number, panel.ROWS, -1).swapaxes(1, 2))

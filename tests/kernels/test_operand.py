@@ -1,0 +1,139 @@
+"""Every kernel against the numpy decoder, on every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qformat import codings, kernels
+from qformat.codings.grammar import Dense
+from qformat.errors import KernelError
+from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
+
+NATIVE = [name for name in kernels.available() if name != "reference"]
+
+# `exact`: |y − y64| ≤ C·√K·2⁻²⁴·Σ|ŵ·x| for float32 x. In bfloat16 x the codes (about the middle of their range) and the
+# zeros are multiplied apart, so the bound is on the sum of both magnitudes.
+C = 4.0
+
+# `int8`: each x is off by at most half a step of its run: |Δx| ≤ max|x| / 254, and a table entry by max|table| / 254.
+STEP = 1 / 254
+
+
+def prepared(coded: Coded) -> kernels.Operand:
+    extent = codings.pack(coded.coding, coded.shape, coded.arrays)
+    return kernels.prepare(coded.coding, coded.shape, extent)
+
+
+def inputs(coded: Coded, batch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((batch, coded.shape[1])).astype(np.float32)
+
+
+def exact_bound(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return C * np.sqrt(weight.shape[1]) * 2.0**-24 * (np.abs(x) @ np.abs(weight).T) + 1e-30
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=panel_matrices(), batch=st.integers(1, 9), seed=st.integers(0, 99))
+def test_exact_float32_is_within_its_bound(kernel: str, coded: Coded, batch: int, seed: int) -> None:
+    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed)
+    y = prepared(coded).matvec(x, "exact", kernel)
+    x = x.astype(np.float64)
+    assert (np.abs(y - x @ weight.T) <= exact_bound(weight, x)).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=panel_matrices(), batch=st.integers(1, 9), seed=st.integers(0, 99))
+def test_exact_bfloat16_is_within_its_bound(kernel: str, coded: Coded, batch: int, seed: int) -> None:
+    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed).astype(ml_dtypes.bfloat16)
+    y = prepared(coded).matvec(x, "exact", kernel)
+    x = x.astype(np.float64)
+    # |scale|·(|code − middle| + |zero − middle|) per weight, or |scale·code| + |offset|
+    spread = np.abs(weight)
+    if not isinstance(coded.coding, Dense) and hasattr(coded.coding, "zeros"):
+        ones = {name: np.zeros_like(a) if name == "codes" else a for name, a in coded.arrays.items()}
+        spread = spread + 2 * np.abs(codings.decode(coded.coding, coded.shape, ones).astype(np.float64))
+    bound = C * np.sqrt(coded.shape[1]) * 2.0**-24 * (np.abs(x) @ spread.T) + 1e-30
+    assert (np.abs(y - x @ weight.T) <= bound + exact_bound(weight, x)).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=panel_matrices(), batch=st.integers(1, 9), seed=st.integers(0, 99))
+def test_int8_is_within_half_a_step(kernel: str, coded: Coded, batch: int, seed: int) -> None:
+    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed)
+    y = prepared(coded).matvec(x, "int8", kernel)
+    top = np.abs(x).max(axis=1, keepdims=True).astype(np.float64)
+    by_x = STEP * top * np.abs(weight).sum(axis=1)
+    if coded.coding.__class__.__name__ == "Lookup":  # every weight of a row is off by half a step of its table
+        unit = {name: (np.ones_like(a) if name == "table" else a) for name, a in coded.arrays.items()}
+        largest = np.abs(weight).max() if "table" not in unit else np.abs(coded.arrays["table"]).max()
+        scales = np.abs(codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales")).max()
+        by_x = by_x + STEP * 1.01 * (np.abs(x).sum(axis=1, keepdims=True) * 2) * max(scales * max(largest, 1), np.abs(weight).max())
+    assert (np.abs(y - x.astype(np.float64) @ weight.T) <= 1.01 * by_x + 1e-3 * top * np.abs(weight).max() + 1e-30).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=panel_matrices(), dtype=st.sampled_from(FLOATS), cut=st.tuples(st.integers(0, 70), st.integers(0, 70)))
+def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut: tuple[int, int]) -> None:
+    top, bottom = sorted(min(c, coded.shape[0]) for c in cut)
+    operand = prepared(coded)
+    found = operand.decode(range(top, bottom), dtype, kernel)
+    expected = operand.decode(range(top, bottom), dtype, "reference")
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(shape=shapes(), dtype=st.sampled_from(FLOATS), batch=st.integers(1, 6), seed=st.integers(0, 99))
+def test_dense_is_within_its_bound(kernel: str, shape: tuple[int, int], dtype: str, batch: int, seed: int) -> None:
+    coding = Dense(dtype=dtype)
+    coded = Coded(coding, shape, arrays_for(coding, shape, seed))
+    weight = codings.decode(coding, shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed)
+    y = prepared(coded).matvec(x, "exact", kernel)
+    assert (np.abs(y - x.astype(np.float64) @ weight.T) <= exact_bound(weight, x.astype(np.float64))).all()
+
+
+@given(coded=panel_matrices(), seed=st.integers(0, 99))
+def test_results_do_not_depend_on_the_number_of_threads(coded: Coded, seed: int) -> None:
+    operand, x = prepared(coded), inputs(coded, 3, seed)
+    before = kernels.get_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            kernels.set_threads(count)
+            results.append([operand.matvec(x, mode, kernels.active()) for mode in ("exact", "int8")])
+    finally:
+        kernels.set_threads(before)
+    assert all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+def test_values_that_are_not_finite_come_out_as_nan(kernel: str) -> None:
+    coded = Coded(Dense(dtype="float32"), (3, 5), {"values": np.ones((3, 5), np.float32)})
+    x = np.array([[np.inf, -np.inf, 1, 1, 1]], np.float32)
+    assert np.isnan(prepared(coded).matvec(x, "exact", kernel)).all()
+
+
+def test_the_wrong_x_is_refused() -> None:
+    operand = prepared(Coded(Dense(dtype="float32"), (3, 5), {"values": np.ones((3, 5), np.float32)}))
+    with pytest.raises(KernelError, match=r"wrong shape \(expected \(batch, 5\), found \(1, 4\)\)"):
+        operand.matvec(np.zeros((1, 4), np.float32), "exact", kernels.active())
+    with pytest.raises(KernelError, match="wrong dtype"):
+        operand.matvec(np.zeros((1, 5), np.float64), "exact", kernels.active())
+
+
+def test_the_choice_is_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QFORMAT_KERNEL", "generic")
+    assert kernels.active() == "generic"
+    monkeypatch.setenv("QFORMAT_KERNEL", "sse9")
+    with pytest.raises(KernelError, match="unknown kernel"):
+        kernels.active()
+    monkeypatch.delenv("QFORMAT_KERNEL")
+    assert kernels.active() == kernels.available()[0]
