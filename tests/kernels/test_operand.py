@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qformat import codings, kernels
-from qformat.codings.grammar import Dense
+from qformat.codings import tables
+from qformat.codings.grammar import Dense, Lookup
 from qformat.errors import KernelError
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
 
-# `exact`: |y − y64| ≤ C·√K·2⁻²⁴·Σ|ŵ·x| for float32 x. In bfloat16 x the codes (about the middle of their range) and the
-# zeros are multiplied apart, so the bound is on the sum of both magnitudes.
+# `exact`: |y − y64| ≤ C·√K·2⁻²⁴·Σ|ŵ·x| for float32 x. bfloat16 and int8 x multiply codes and zeros apart, so their rounding
+# is relative to Σ (|ŵ| + |scale·zero|)·|x|: `magnitudes` below.
 C = 4.0
 
-# `int8`: each x is off by at most half a step of its run: |Δx| ≤ max|x| / 254, and a table entry by max|table| / 254.
+# `int8`: each x is off by at most half a step of its run, |Δx| ≤ max|x| / 254, and each table entry by max|table| / 254.
 STEP = 1 / 254
 
 
@@ -32,8 +33,19 @@ def inputs(coded: Coded, batch: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, coded.shape[1])).astype(np.float32)
 
 
-def exact_bound(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return C * np.sqrt(weight.shape[1]) * 2.0**-24 * (np.abs(x) @ np.abs(weight).T) + 1e-30
+def rounding(magnitude: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return C * np.sqrt(magnitude.shape[1]) * 2.0**-24 * (np.abs(x) @ magnitude.T) + 1e-30
+
+
+def magnitudes(coded: Coded, weight: np.ndarray) -> np.ndarray:
+    """|ŵ| and what is added to and taken from it on the way: |scale·(code 0 − zero)|, or |offset|, and the largest |scale·code|."""
+    if isinstance(coded.coding, Lookup):
+        return np.abs(weight)
+    edges = [
+        np.abs(codings.decode(coded.coding, coded.shape, {**coded.arrays, "codes": np.full_like(coded.arrays["codes"], code)}))
+        for code in (coded.arrays["codes"].dtype.type(0), np.iinfo(coded.arrays["codes"].dtype).min // 2**(8 - coded.coding.bits))
+    ]
+    return (np.abs(weight) + 2 * edges[0] + 2 * edges[1]).astype(np.float64)
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
@@ -43,7 +55,7 @@ def test_exact_float32_is_within_its_bound(kernel: str, coded: Coded, batch: int
     x = inputs(coded, batch, seed)
     y = prepared(coded).matvec(x, "exact", kernel)
     x = x.astype(np.float64)
-    assert (np.abs(y - x @ weight.T) <= exact_bound(weight, x)).all()
+    assert (np.abs(y - x @ weight.T) <= rounding(np.abs(weight), x)).all()
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
@@ -53,13 +65,7 @@ def test_exact_bfloat16_is_within_its_bound(kernel: str, coded: Coded, batch: in
     x = inputs(coded, batch, seed).astype(ml_dtypes.bfloat16)
     y = prepared(coded).matvec(x, "exact", kernel)
     x = x.astype(np.float64)
-    # |scale|·(|code − middle| + |zero − middle|) per weight, or |scale·code| + |offset|
-    spread = np.abs(weight)
-    if not isinstance(coded.coding, Dense) and hasattr(coded.coding, "zeros"):
-        ones = {name: np.zeros_like(a) if name == "codes" else a for name, a in coded.arrays.items()}
-        spread = spread + 2 * np.abs(codings.decode(coded.coding, coded.shape, ones).astype(np.float64))
-    bound = C * np.sqrt(coded.shape[1]) * 2.0**-24 * (np.abs(x) @ spread.T) + 1e-30
-    assert (np.abs(y - x @ weight.T) <= bound + exact_bound(weight, x)).all()
+    assert (np.abs(y - x @ weight.T) <= rounding(magnitudes(coded, weight), x)).all()
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
@@ -69,13 +75,13 @@ def test_int8_is_within_half_a_step(kernel: str, coded: Coded, batch: int, seed:
     x = inputs(coded, batch, seed)
     y = prepared(coded).matvec(x, "int8", kernel)
     top = np.abs(x).max(axis=1, keepdims=True).astype(np.float64)
-    by_x = STEP * top * np.abs(weight).sum(axis=1)
-    if coded.coding.__class__.__name__ == "Lookup":  # every weight of a row is off by half a step of its table
-        unit = {name: (np.ones_like(a) if name == "table" else a) for name, a in coded.arrays.items()}
-        largest = np.abs(weight).max() if "table" not in unit else np.abs(coded.arrays["table"]).max()
-        scales = np.abs(codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales")).max()
-        by_x = by_x + STEP * 1.01 * (np.abs(x).sum(axis=1, keepdims=True) * 2) * max(scales * max(largest, 1), np.abs(weight).max())
-    assert (np.abs(y - x.astype(np.float64) @ weight.T) <= 1.01 * by_x + 1e-3 * top * np.abs(weight).max() + 1e-30).all()
+    bound = STEP * top * np.abs(weight).sum(axis=1)
+    if isinstance(coded.coding, Lookup):
+        table = coded.arrays["table"] if coded.coding.table == "tensor" else tables.values(coded.coding.table)
+        scales = np.abs(codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales")).max(axis=1).astype(np.float64)
+        bound = bound + STEP * (1 + STEP) * np.abs(table).max() * scales * np.abs(x).sum(axis=1, keepdims=True)
+    x = x.astype(np.float64)
+    assert (np.abs(y - x @ weight.T) <= bound * 1.001 + rounding(magnitudes(coded, weight), x)).all()
 
 
 @pytest.mark.parametrize("kernel", NATIVE)
@@ -97,7 +103,7 @@ def test_dense_is_within_its_bound(kernel: str, shape: tuple[int, int], dtype: s
     weight = codings.decode(coding, shape, coded.arrays).astype(np.float64)
     x = inputs(coded, batch, seed)
     y = prepared(coded).matvec(x, "exact", kernel)
-    assert (np.abs(y - x.astype(np.float64) @ weight.T) <= exact_bound(weight, x.astype(np.float64))).all()
+    assert (np.abs(y - x.astype(np.float64) @ weight.T) <= rounding(np.abs(weight), x.astype(np.float64))).all()
 
 
 @given(coded=panel_matrices(), seed=st.integers(0, 99))
