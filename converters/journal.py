@@ -60,7 +60,10 @@ class Journal:
                 field, old, new = differs
                 raise OutputError(
                     "an interrupted run of something else is here; finish it, or discard it with restart (--restart)",
-                    file=str(path), field=field, expected=new, found=old,
+                    file=str(path),
+                    field=field,
+                    expected=new,
+                    found=old,
                 )
             os.ftruncate(self._fd, end)
             self._end = end

@@ -17,22 +17,49 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 _DENSE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (why, re.compile(pattern))
     for why, pattern in (
-        ("output head", r"(^|\.)(lm_head|output_projection|embed_out|score|classifier|qa_outputs|cls|predictions"
-                        r"|lm_head_linear)(\.|$)|^output\.weight$|^(model\.)?head\.weight$"),
-        ("embedding", r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|tok_embd|emb|relative_attention_bias)(\.|$)"
-                      r"|\.relative_position\w*|^(\w+\.)?shared\.weight$"),
+        (
+            "output head",
+            r"(^|\.)(lm_head|output_projection|embed_out|score|classifier|qa_outputs|cls|predictions"
+            r"|lm_head_linear)(\.|$)|^output\.weight$|^(model\.)?head\.weight$",
+        ),
+        (
+            "embedding",
+            r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|tok_embd|emb|relative_attention_bias)(\.|$)"
+            r"|\.relative_position\w*|^(\w+\.)?shared\.weight$",
+        ),
         ("norm", r"(^|[._])(\w*norm\w*|ln|ln_\w+|layer_norm\w*)(\.\w+)?$"),
-        ("router", r"(^|\.)(router|gate|shared_expert_gate|wg|gate_weight|router_\w+|switch)(\.(weight|wg|classifier))*$"),
+        (
+            "router",
+            r"(^|\.)(router|gate|shared_expert_gate|wg|gate_weight|router_\w+|switch)(\.(weight|wg|classifier))*$",
+        ),
         ("small mixer", r"(^|\.)(A_log|dt_proj|x_proj|conv1d|time_\w+)(\.|$)"),
     )
 )
 _CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 _CONV1D_NAME = re.compile(r"(^|\.)(c_attn|c_proj|c_fc|q_attn)\.weight$")
-_EXPERTS = re.compile(r"experts\.(?P<which>gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)(\.weight)?$"
-                      r"|(^|\.)(block_sparse_moe|moe)\.(?P<mixer>input_linear|output_linear)\.weight$")
-_EXPERTS_IN_OUT = frozenset({"llama4", "llama4_text", "gpt_oss", "qwen3_vl_moe", "qwen3_vl_moe_text", "aria", "aria_text"})
-_EXPERTS_OUT_IN = frozenset({"granitemoe", "granitemoehybrid", "granitemoeshared", "jetmoe", "mixtral", "qwen3_moe",
-                             "qwen2_moe", "deepseek_v3", "deepseek_v2", "glm4_moe", "dbrx", "olmoe"})
+_EXPERTS = re.compile(
+    r"experts\.(?P<which>gate_up_proj|gate_proj|up_proj|down_proj|w1|w2|w3)(\.weight)?$"
+    r"|(^|\.)(block_sparse_moe|moe)\.(?P<mixer>input_linear|output_linear)\.weight$"
+)
+_EXPERTS_IN_OUT = frozenset(
+    {"llama4", "llama4_text", "gpt_oss", "qwen3_vl_moe", "qwen3_vl_moe_text", "aria", "aria_text"}
+)
+_EXPERTS_OUT_IN = frozenset(
+    {
+        "granitemoe",
+        "granitemoehybrid",
+        "granitemoeshared",
+        "jetmoe",
+        "mixtral",
+        "qwen3_moe",
+        "qwen2_moe",
+        "deepseek_v3",
+        "deepseek_v2",
+        "glm4_moe",
+        "dbrx",
+        "olmoe",
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,19 @@ def open_directory(
         missing = [name for name in weight_map if name not in tensors]
         if missing:
             raise SourceError(
-                f"the index lists {len(missing)} tensor(s) that their shard lacks", file=str(root / weight_map[missing[0]]),
+                f"the index lists {len(missing)} tensor(s) that their shard lacks",
+                file=str(root / weight_map[missing[0]]),
                 tensor=missing[0],
             )
     source = Source(
-        label=hub_id or str(root), tensors=tensors, files=tuple(files), attachments=_attachments(root), config=config,
-        hub_id=hub_id, revision=revision, warnings=tuple(warnings),
+        label=hub_id or str(root),
+        tensors=tensors,
+        files=tuple(files),
+        attachments=_attachments(root),
+        config=config,
+        hub_id=hub_id,
+        revision=revision,
+        warnings=tuple(warnings),
     )
     if not trust_quantized:
         refuse_quantized(source, root)
@@ -109,7 +116,9 @@ def _weight_files(root: Path, warnings: list[str]) -> tuple[list[Path], Mapping[
     loose = sorted(path.name for path in root.glob("*.safetensors"))
     sharded = [name for name in loose if re.search(r"-\d{5}-of-\d{5}\.safetensors$", name)]
     if sharded:
-        raise SourceError("shards without their index", file=str(root / "model.safetensors.index.json"), found=len(sharded))
+        raise SourceError(
+            "shards without their index", file=str(root / "model.safetensors.index.json"), found=len(sharded)
+        )
     if len(loose) == 1:
         return [inside(root, loose[0])], None
     if loose:
@@ -122,10 +131,17 @@ def read_index(path: Path, root: Path, suffix: str) -> dict[str, str]:
     index = read_json(inside(root, path.name), MAX_JSON)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
-        raise SourceError("weight_map is not an object", file=str(path), field="weight_map", found=type(weight_map).__name__)
+        raise SourceError(
+            "weight_map is not an object", file=str(path), field="weight_map", found=type(weight_map).__name__
+        )
     if len(weight_map) > MAX_INDEX_ENTRIES:
-        raise SourceError("too many entries", file=str(path), field="weight_map", expected=f"≤ {MAX_INDEX_ENTRIES}",
-                          found=len(weight_map))
+        raise SourceError(
+            "too many entries",
+            file=str(path),
+            field="weight_map",
+            expected=f"≤ {MAX_INDEX_ENTRIES}",
+            found=len(weight_map),
+        )
     for tensor, name in weight_map.items():
         if not isinstance(name, str):
             raise SourceError("a shard name is not a string", file=str(path), tensor=tensor, field="weight_map")
@@ -141,14 +157,20 @@ def check_shard_name(name: str, index: Path, suffix: str) -> None:
     plain = _SHARD_NAME.fullmatch(name) and not name.startswith(".") and not _DEVICE_NAME.fullmatch(name)
     if not plain or not name.endswith(suffix):
         raise SourceError(
-            "a shard must be a plain file name beside the index", file=str(index), field="weight_map",
-            expected=f"*{suffix}", found=name,
+            "a shard must be a plain file name beside the index",
+            file=str(index),
+            field="weight_map",
+            expected=f"*{suffix}",
+            found=name,
         )
 
 
 def _merge(
-    tensors: dict[str, SourceTensor], found: dict[str, SourceTensor], file: FileId,
-    weight_map: Mapping[str, str] | None, warnings: list[str],
+    tensors: dict[str, SourceTensor],
+    found: dict[str, SourceTensor],
+    file: FileId,
+    weight_map: Mapping[str, str] | None,
+    warnings: list[str],
 ) -> None:
     for name, tensor in found.items():
         if name in tensors:
@@ -197,7 +219,9 @@ def read_config(path: Path, root: Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type", ""), str):
         raise SourceError("must be a string", file=str(path), field="model_type", found=config["model_type"])
     sections = [("", config)]
-    sections += [(f"{key}.", value) for key, value in config.items() if key == "text_config" and isinstance(value, dict)]
+    sections += [
+        (f"{key}.", value) for key, value in config.items() if key == "text_config" and isinstance(value, dict)
+    ]
     for prefix, section in sections:
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"):
             value = section.get(key, 1)

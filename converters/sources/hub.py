@@ -36,7 +36,9 @@ def _snapshot(name: str, revision: str | None) -> Path:
     side = list(ATTACHMENTS)
     for local in (False, True):
         try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*_WEIGHTS, *side], local_files_only=local))
+            folder = Path(
+                snapshot_download(name, revision=revision, allow_patterns=[*_WEIGHTS, *side], local_files_only=local)
+            )
             if not any(folder.glob("*.safetensors")):
                 folder = Path(
                     snapshot_download(name, revision=revision, allow_patterns=[*_TORCH, *side], local_files_only=local)

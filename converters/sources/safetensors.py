@@ -76,13 +76,21 @@ def _header_bytes(path: Path, file: FileId) -> bytes:
             kind = _sniff(descriptor)
             hint = f"; this looks like {kind}" if kind else ""
             raise SourceError(
-                f"header too long{hint}", file=str(path), field="header length", offset=0, expected=f"≤ {MAX_HEADER}",
+                f"header too long{hint}",
+                file=str(path),
+                field="header length",
+                offset=0,
+                expected=f"≤ {MAX_HEADER}",
                 found=length,
             )
         if length > file.size - 8:
             raise SourceError(
-                "the header runs past the end of the file", file=str(path), field="header length", offset=0,
-                expected=f"≤ {file.size - 8}", found=length,
+                "the header runs past the end of the file",
+                file=str(path),
+                field="header length",
+                offset=0,
+                expected=f"≤ {file.size - 8}",
+                found=length,
             )
         raw = os.pread(descriptor, length, 8)
         if len(raw) != length:
@@ -184,7 +192,9 @@ def _place(entries: dict[str, _Entry], file: FileId, start: int) -> dict[str, So
             message = what if end >= begin else "ends before it begins"
             raise bad(message, field="data_offsets", expected=position, found=[begin, end])
         if start + end > file.size:
-            raise bad("runs past the end of the file", field="data_offsets", expected=f"≤ {file.size - start}", found=end)
+            raise bad(
+                "runs past the end of the file", field="data_offsets", expected=f"≤ {file.size - start}", found=end
+            )
         elements = check_shape(tuple(entry.shape), bad)
         if elements * bits != (end - begin) * 8:
             raise bad("shape and range disagree", field="data_offsets", expected=elements * bits / 8, found=end - begin)
@@ -192,7 +202,10 @@ def _place(entries: dict[str, _Entry], file: FileId, start: int) -> dict[str, So
         position = end
     if start + position != file.size:
         raise SourceError(
-            "bytes after the last tensor", file=file.path, offset=start + position, expected=start + position,
+            "bytes after the last tensor",
+            file=file.path,
+            offset=start + position,
+            expected=start + position,
             found=file.size,
         )
     return tensors
@@ -218,4 +231,6 @@ def check_name(name: str, path: str) -> None:
     if not name or len(name.encode("utf-8", "replace")) > MAX_NAME:
         raise SourceError("tensor name must have 1 to 512 bytes", file=path, field="name", found=name[:64])
     if not name.isascii() or not name.isprintable() or "\\" in name or any(p in ("", ".", "..") for p in parts):
-        raise SourceError("tensor name with control characters, non-ASCII or path parts", file=path, field="name", found=name)
+        raise SourceError(
+            "tensor name with control characters, non-ASCII or path parts", file=path, field="name", found=name
+        )

@@ -53,7 +53,10 @@ def _zip_storages(path: Path, file: FileId) -> dict[int, int]:
                 local = stream.read(30)
                 if len(local) < 30 or local[:4] != b"PK\x03\x04":
                     raise SourceError("bad local zip header", file=str(path), offset=info.header_offset)
-                name_length, extra_length = int.from_bytes(local[26:28], "little"), int.from_bytes(local[28:30], "little")
+                name_length, extra_length = (
+                    int.from_bytes(local[26:28], "little"),
+                    int.from_bytes(local[28:30], "little"),
+                )
                 start = info.header_offset + 30 + name_length + extra_length
                 if start + info.file_size > file.size:
                     raise SourceError("zip member past the end", file=str(path), field=info.filename, offset=start)
@@ -95,6 +98,11 @@ def _place(name: str, value: Any, file: FileId, storages: dict[int, int]) -> Sou
         raise bad("its storage is not a member of the archive", field="storage", found=start)
     offset = value.storage_offset() * dtypes.itemsize(dtype)
     if not 0 <= offset <= storages[start] - nbytes:
-        raise bad("reaches beyond its storage", field="storage", offset=start + offset, expected=storages[start],
-                  found=offset + nbytes)
+        raise bad(
+            "reaches beyond its storage",
+            field="storage",
+            offset=start + offset,
+            expected=storages[start],
+            found=offset + nbytes,
+        )
     return SourceTensor(name, dtype, shape, file, start + offset, nbytes)

@@ -39,8 +39,15 @@ def save(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def llama(layers: int = 2, hidden: int = 64, mlp: int = 96, vocab: int = 50, seed: int = 0, dtype: Any = ml_dtypes.bfloat16,
-          tied: bool = True) -> dict[str, np.ndarray]:
+def llama(
+    layers: int = 2,
+    hidden: int = 64,
+    mlp: int = 96,
+    vocab: int = 50,
+    seed: int = 0,
+    dtype: Any = ml_dtypes.bfloat16,
+    tied: bool = True,
+) -> dict[str, np.ndarray]:
     """Random weights under a Llama's names."""
     rng = np.random.default_rng(seed)
 
@@ -50,8 +57,12 @@ def llama(layers: int = 2, hidden: int = 64, mlp: int = 96, vocab: int = 50, see
     tensors = {"model.embed_tokens.weight": make(vocab, hidden)}
     for i in range(layers):
         base = f"model.layers.{i}"
-        for part, shape in (("q_proj", (hidden, hidden)), ("k_proj", (hidden // 2, hidden)),
-                            ("v_proj", (hidden // 2, hidden)), ("o_proj", (hidden, hidden))):
+        for part, shape in (
+            ("q_proj", (hidden, hidden)),
+            ("k_proj", (hidden // 2, hidden)),
+            ("v_proj", (hidden // 2, hidden)),
+            ("o_proj", (hidden, hidden)),
+        ):
             tensors[f"{base}.self_attn.{part}.weight"] = make(*shape)
         tensors[f"{base}.mlp.gate_proj.weight"] = make(mlp, hidden)
         tensors[f"{base}.mlp.up_proj.weight"] = make(mlp, hidden)
@@ -64,7 +75,9 @@ def llama(layers: int = 2, hidden: int = 64, mlp: int = 96, vocab: int = 50, see
     return tensors
 
 
-def directory(root: Path, tensors: dict[str, np.ndarray], config: dict[str, Any] | None = None, shards: int = 1) -> Path:
+def directory(
+    root: Path, tensors: dict[str, np.ndarray], config: dict[str, Any] | None = None, shards: int = 1
+) -> Path:
     """A Hugging Face directory with config and tokenizer, in one file or in shards with an index."""
     root.mkdir(parents=True, exist_ok=True)
     hidden = next((t.shape[-1] for t in tensors.values() if t.ndim == 2), 1)
@@ -82,5 +95,7 @@ def directory(root: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]
         save(root / file, {name: tensors[name] for name in part})
         weight_map |= dict.fromkeys(part, file)
     total = sum(t.nbytes for t in tensors.values())
-    (root / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    (root / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
+    )
     return root

@@ -55,11 +55,22 @@ MALFORMED = {
     "past the end": ({"a": entry("F32", [1024], 0, 4096)}, EIGHT, "past the end"),
     "size mismatch": ({"a": entry("F32", [3], 0, 8)}, EIGHT, "disagree"),
     "trailing bytes": ({"a": GOOD}, bytes(9), "after the last tensor"),
-    "duplicate name": (b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
-                       b'"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"\xff", "duplicate key"),
-    "duplicate by escape": (b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
-                            b'"\\u0061":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"\xff", "duplicate key"),
-    "duplicate field": (b'{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"\xff", "duplicate key"),
+    "duplicate name": (
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+        b"\xff",
+        "duplicate key",
+    ),
+    "duplicate by escape": (
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        b'"\\u0061":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+        b"\xff",
+        "duplicate key",
+    ),
+    "duplicate field": (
+        b'{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
+        b"\xff",
+        "duplicate key",
+    ),
     "metadata of numbers": ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
     "duplicate metadata": (b'{"__metadata__":{"a":"1","a":"2"}}', b"", "duplicate key"),
     "empty name": ({"": GOOD}, EIGHT, "name"),
@@ -67,7 +78,11 @@ MALFORMED = {
     "control name": ({"a\x1b[31m": GOOD}, EIGHT, "name"),
     "bidi name": ({"a\u202eb": GOOD}, EIGHT, "name"),
     "path name": ({"../a": GOOD}, EIGHT, "name"),
-    "huge integer": (b'{"a":{"dtype":"U8","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,1]}}', b"\xff", "JSON|entry"),
+    "huge integer": (
+        b'{"a":{"dtype":"U8","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,1]}}',
+        b"\xff",
+        "JSON|entry",
+    ),
 }
 
 
@@ -105,13 +120,27 @@ def test_a_header_of_many_tensors_is_quick_and_small(tmp_path: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     for path, expected in ((good, "500000"), (twice, "duplicate or escaped keys in a large header")):
-        out = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout.split("\n")
+        out = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+        ).stdout.split("\n")
         assert out[0] == expected
         assert int(out[1]) < 450_000  # KiB
 
 
-TRAVERSAL = ["../x.safetensors", "/etc/passwd", "..\\x.safetensors", "C:x.safetensors", "\\\\srv\\x.safetensors",
-             "a/../../x.safetensors", "x\0.safetensors", "CON", "CON.safetensors", "x.bin", "", ".x.safetensors"]
+TRAVERSAL = [
+    "../x.safetensors",
+    "/etc/passwd",
+    "..\\x.safetensors",
+    "C:x.safetensors",
+    "\\\\srv\\x.safetensors",
+    "a/../../x.safetensors",
+    "x\0.safetensors",
+    "CON",
+    "CON.safetensors",
+    "x.bin",
+    "",
+    ".x.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", TRAVERSAL)
@@ -125,11 +154,18 @@ def test_index_names_only_plain_files(name: str, tmp_path: Path) -> None:
     assert error.field == "weight_map"
 
 
-@pytest.mark.parametrize(("text", "match"), [
-    ("[]", "JSON object"), ("{", "JSON object"), ('{"weight_map": []}', "not an object"),
-    ('{"weight_map": {"a": 1}}', "not a string"), ('{"weight_map": null}', "not an object"), ("{}", "not an object"),
-    ("[" * 200_000, "JSON object"),
-])
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[]", "JSON object"),
+        ("{", "JSON object"),
+        ('{"weight_map": []}', "not an object"),
+        ('{"weight_map": {"a": 1}}', "not a string"),
+        ('{"weight_map": null}', "not an object"),
+        ("{}", "not an object"),
+        ("[" * 200_000, "JSON object"),
+    ],
+)
 def test_malformed_index(text: str, match: str, tmp_path: Path) -> None:
     root = directory(tmp_path / "m", llama(1), shards=2)
     (root / "model.safetensors.index.json").write_text(text)
@@ -186,11 +222,22 @@ def test_side_files_are_limited(tmp_path: Path) -> None:
     assert "modeling_evil.py" not in open_source(root).attachments
 
 
-@pytest.mark.parametrize("text", [
-    "[]", "{", '{"a": NaN}', '{"model_type": 7}', '{"hidden_size": 1e18}', '{"hidden_size": -1}', '{"hidden_size": "4096"}',
-    '{"hidden_size": null}', '{"hidden_size": 1000000000000000000}', '{"text_config": {"hidden_size": -1}}',
-    '{"a":' * 100_000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"a": NaN}',
+        '{"model_type": 7}',
+        '{"hidden_size": 1e18}',
+        '{"hidden_size": -1}',
+        '{"hidden_size": "4096"}',
+        '{"hidden_size": null}',
+        '{"hidden_size": 1000000000000000000}',
+        '{"text_config": {"hidden_size": -1}}',
+        '{"a":' * 100_000,
+    ],
+)
 def test_config_bombs(text: str, tmp_path: Path) -> None:
     root = directory(tmp_path / "m", llama(1))
     (root / "config.json").write_text(text)
@@ -244,7 +291,10 @@ def test_torch_files(tmp_path: Path) -> None:
     refused(saved({"a": torch.zeros(2)}, _use_new_zipfile_serialization=False), "not a zip")
     saved({"w": torch.arange(6.0).reshape(2, 3)})
     whole = path.read_bytes()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "deflated.bin", "w", zipfile.ZIP_DEFLATED) as other:
+    with (
+        zipfile.ZipFile(path) as archive,
+        zipfile.ZipFile(tmp_path / "deflated.bin", "w", zipfile.ZIP_DEFLATED) as other,
+    ):
         for info in archive.infolist():
             other.writestr(info.filename, archive.read(info))
     refused(tmp_path / "deflated.bin", "compressed")
@@ -263,14 +313,20 @@ def test_quantized_sources_are_refused_by_name(tmp_path: Path) -> None:
     refused(raw_safetensors(tmp_path / "p.safetensors", header, EIGHT), "packed integers")
     for dtype in ("F8_E4M3", "F8_E8M0", "F4"):
         shape = [16] if dtype == "F4" else [8]
-        refused(raw_safetensors(tmp_path / "f.safetensors", {"a.weight": entry(dtype, shape, 0, 8)}, EIGHT), "already quantized")
+        refused(
+            raw_safetensors(tmp_path / "f.safetensors", {"a.weight": entry(dtype, shape, 0, 8)}, EIGHT),
+            "already quantized",
+        )
     root = directory(tmp_path / "b", llama(1))
     (root / "quantize_config.json").write_text("{}")
     refused(root, "already quantized")
 
 
 def test_buffers_of_integers_are_not_packed_weights(tmp_path: Path) -> None:
-    tensors = {"h.0.attn.bias": np.ones((1, 1, 4, 4), bool), "embeddings.position_ids": np.arange(4, dtype=np.int64)[None]}
+    tensors = {
+        "h.0.attn.bias": np.ones((1, 1, 4, 4), bool),
+        "embeddings.position_ids": np.arange(4, dtype=np.int64)[None],
+    }
     assert len(open_source(save(tmp_path / "x.safetensors", tensors)).tensors) == 2
 
 

@@ -1,0 +1,289 @@
+"""The files of a run: `OUT.partial` growing beside `OUT.journal`, until one rename makes OUT of it.
+
+For a set of shards every shard has its own `.partial`; all are renamed at the end and the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+
+from qformat import container
+from qformat.container import Entry, Writer
+from qformat.converters.journal import Journal
+from qformat.converters.sources import Source
+from qformat.errors import OutputError, QFormatError
+
+COMMIT_BYTES = 64 * 2**20
+COMMIT_SECONDS = 1.0
+
+
+def check_target(out: Path, source: Source) -> None:
+    """OutputError unless `out` is, or can become, a regular file that is not part of the source."""
+    if out.is_symlink():
+        raise OutputError("is a symbolic link", file=str(out))
+    if not out.parent.is_dir():
+        raise OutputError("its directory does not exist", file=str(out))
+    if out.name in ("", ".", ".."):
+        raise OutputError("not a file name", file=str(out))
+    if out.exists():
+        found = out.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OutputError("exists and is not a regular file", file=str(out))
+        for file in (*source.files, *source.attachments.values()):
+            if os.path.samestat(found, os.stat(file.path)):
+                raise OutputError("is the source itself", file=str(out), found=file.path)
+
+
+def shard_paths(out: Path, count: int) -> list[Path]:
+    """Where the shards of a set go; one shard is the file itself."""
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{i + 1:05d}-of-{count:05d}{out.suffix}") for i in range(count)]
+
+
+class _File:
+    """A raw file for the Writer: whole writes or an OutputError, nothing buffered."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            os.ftruncate(self._fd, keep)
+        except OSError as error:
+            raise output_error(error, path) from error
+        self._position = keep
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        size = len(view)
+        try:
+            while view:
+                count = os.pwrite(self._fd, view, self._position)
+                self._position, view = self._position + count, view[count:]
+        except OSError as error:
+            raise output_error(error, self.path) from error
+        return size
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        """Nothing is buffered here; `sync` is what reaches the disk."""
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise output_error(error, self.path) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def output_error(error: OSError, path: Path) -> OutputError:
+    """What went wrong with the output; the journal stays usable, so the message says that the run can go on."""
+    wrapped = OutputError(f"cannot be written: {error.strerror}; the same command goes on from here", file=str(path))
+    wrapped.errno = error.errno
+    return wrapped
+
+
+class Committer:
+    """Makes finished entries durable in a thread: bytes first, then their records. Errors come out at the next call."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._queue: queue.Queue[tuple[_File, list[dict[str, Any]]] | None] = queue.Queue()
+        self._failure: BaseException | None = None
+        self._pending: list[dict[str, Any]] = []
+        self._bytes, self._last = 0, time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="qformat-commit", daemon=True)
+        self._thread.start()
+
+    def add(self, file: _File, record: dict[str, Any], nbytes: int) -> None:
+        """One more finished record; a group is committed every 64 MiB or second."""
+        self._raise()
+        self._pending.append(record)
+        self._bytes += nbytes
+        now = time.monotonic()
+        if self._bytes >= COMMIT_BYTES or now - self._last >= COMMIT_SECONDS:
+            self.flush(file)
+            self._bytes, self._last = 0, now
+
+    def flush(self, file: _File) -> None:
+        """Hand over what is pending."""
+        if self._pending:
+            self._queue.put((file, self._pending))
+            self._pending = []
+
+    def drain(self, file: _File) -> None:
+        """Return when everything is durable."""
+        self.flush(file)
+        self._queue.join()
+        self._raise()
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                if self._failure is None:
+                    work[0].sync()
+                    self._journal.append(work[1])
+            except OSError as error:
+                self._failure = error if isinstance(error, QFormatError) else output_error(error, self._journal.path)
+            finally:
+                self._queue.task_done()
+        self._queue.task_done()
+
+
+class Output:
+    """The growing files of a run and what an earlier run left of them.
+
+    Args:
+        out: the final path.
+        counts: how many tensors each shard holds (one number: a plain file).
+        fingerprint: what identifies this run.
+    """
+
+    def __init__(self, out: Path, counts: Sequence[int], fingerprint: dict[str, Any], *, restart: bool = False) -> None:
+        self.out, self.counts = out, list(counts)
+        self.targets = shard_paths(out, len(self.counts))
+        self.partials = [path.with_name(path.name + ".partial") for path in self.targets]
+        self.journal = Journal(out.with_name(out.name + ".journal"), fingerprint, restart=restart)
+        self.finished = any("done" in record for record in self.journal.records)
+        self.notes: list[dict[str, Any]] = []  # of finished tensors, in order
+        self.hashes: dict[str, str] = {}
+        self.sealed: set[int] = set()
+        self.shard = 0
+        self._file: _File | None = None
+        self._writer: Writer | None = None
+        self._kept: list[Entry] = []
+        self.committer = Committer(self.journal)
+        if not self.finished:
+            try:
+                self._resume()
+                self._open(self.shard, self._kept)
+            except BaseException:
+                self.close()
+                raise
+
+    # -- what is left of an earlier run
+
+    def _resume(self) -> None:
+        """Keep the longest run of records whose bytes are there."""
+        kept: list[dict[str, Any]] = []
+        entries: list[list[Entry]] = [[] for _ in self.counts]
+        sizes = [path.stat().st_size if path.exists() else 0 for path in self.partials]
+        for record in self.journal.records:
+            if "entry" in record:
+                entry = msgspec.convert(record["entry"], Entry)
+                if entry.end > sizes[record["shard"]]:
+                    break
+                entries[record["shard"]].append(entry)
+                self.notes.append(record["note"])
+            elif "sealed" in record:
+                self.sealed.add(record["sealed"])
+            elif "hash" in record:
+                self.hashes[record["hash"]] = record["blake3"]
+            kept.append(record)
+        if len(kept) != len(self.journal.records):
+            self.journal.truncate(kept)
+        self.shard = len(self.sealed)
+        self._kept = entries[self.shard] if self.shard < len(entries) else []
+
+    def _open(self, shard: int, entries: Iterable[Entry] = ()) -> None:
+        kept = list(entries)
+        if shard >= len(self.counts):
+            return
+        self._file = _File(self.partials[shard], kept[-1].end if kept else 0)
+        self._writer = Writer(cast(BinaryIO, self._file), entries=kept)
+
+    # -- writing
+
+    @property
+    def writer(self) -> Writer:
+        assert self._writer is not None
+        return self._writer
+
+    def record(self, entry: Entry, note: dict[str, Any], nbytes: int) -> None:
+        """A tensor is written; it will be durable within a second."""
+        assert self._file is not None
+        self.notes.append(note)
+        built = msgspec.to_builtins(entry)
+        self.committer.add(self._file, {"shard": self.shard, "entry": built, "note": note}, nbytes)
+
+    def record_hash(self, name: str, digest: str) -> None:
+        """A source file's BLAKE3 is known."""
+        self.hashes[name] = digest
+        assert self._file is not None
+        self.committer.add(self._file, {"hash": name, "blake3": digest}, 0)
+
+    def seal(self, attachments: dict[str, bytes], metadata: dict[str, Any]) -> None:
+        """The current shard is complete: its attachments, index and trailer, on the disk."""
+        assert self._file is not None
+        for name, data in attachments.items():
+            self.writer.attachment(name, data)
+        self.writer.finish(metadata)
+        self.committer.drain(self._file)
+        self._file.sync()
+        self.journal.append([{"sealed": self.shard}])
+        self.sealed.add(self.shard)
+        self._file.close()
+        self._file = self._writer = None
+        self.shard += 1
+        self._open(self.shard)
+
+    def publish(self, attachments: dict[str, bytes], metadata: dict[str, Any]) -> None:
+        """Every shard gets its name, a set its manifest; then the journal goes. Safe to repeat after a kill."""
+        if not self.finished:
+            self.journal.append([{"done": True}])
+        try:
+            for partial, target in zip(self.partials, self.targets, strict=True):
+                if partial.exists():
+                    os.rename(partial, target)
+            sync_directory(self.out.parent)
+            if len(self.targets) > 1:
+                container.write_manifest(self.out, self.targets, metadata, attachments)
+                sync_directory(self.out.parent)
+            self.journal.remove()
+            sync_directory(self.out.parent)
+        except OSError as error:
+            raise error if isinstance(error, QFormatError) else output_error(error, self.out) from error
+
+    def stop(self) -> None:
+        """Make what is finished durable; a disk that cannot has already said so."""
+        if self._file is not None:
+            self.committer.drain(self._file)
+
+    def close(self) -> None:
+        """Let go of files and lock; partial file and journal stay for the next run."""
+        self.committer.close()
+        if self._file is not None:
+            self._file.close()
+        self.journal.close()
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""One job: read a slab of rows, code it, pack it. Everything that a worker runs is here, and it needs no shared state.
+
+The packed bytes of a slab are cut by place (a role, or the panels): the extent of the whole tensor has the same places,
+each of which is the slabs' bytes one after the other, or one copy of what all slabs share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from qformat import linear
+from qformat.converters.methods import METHODS, set_threads
+from qformat.converters.plan import Item
+from qformat.errors import QFormatError, SourceError
+from qformat.linear import Scheme
+
+Bytes = npt.NDArray[np.uint8]
+
+# Exponent bits of 16- and 32-bit floats: all ones mean NaN or infinity.
+_SPECIAL = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000, "float64": 0x7FF0000000000000}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A slab to survey (`survey`) or to code; `state` is the tensor's when the method looks first."""
+
+    item: Item
+    start: int
+    stop: int
+    options: dict[str, Any]
+    state: dict[str, Any] | None = None
+    survey: bool = False
+    look: bool = False  # code and survey in one go
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a job. Only one of `places`, a bare `state` or `problem` matters."""
+
+    places: dict[str, Bytes]
+    scheme: Scheme | None = None
+    parameters: tuple[int, ...] = ()
+    errors: npt.NDArray[np.float64] | None = None
+    state: dict[str, Any] | None = None
+    problem: str | None = None
+    nonfinite: tuple[int, int] = (0, 0)  # NaN, infinite
+
+
+def start_worker() -> None:
+    """Initializer of a worker: the slabs are the parallelism, a native loop uses one thread; Ctrl-C is the parent's."""
+    import signal
+    import threading
+
+    set_threads(1)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run(job: Job) -> Result:
+    """Do one job; a weight that cannot be coded is a `problem` in the result, anything else is raised."""
+    item = job.item
+    assert item.method is not None
+    method = METHODS[item.method]
+    raw = item.tensor.read_rows(job.start, job.stop, item.transposed)
+    found = count_nonfinite(raw, item.tensor.dtype)
+    if any(found) and job.options["nonfinite"] == "refuse":
+        return Result({}, nonfinite=found, problem="NaN or infinity in the weights")
+    weight = to_float32(raw, item.tensor.dtype)
+    state = None
+    try:
+        if job.survey or job.look:
+            state = method.survey(
+                weight, {**job.options, "scale_dtype": "auto"} if job.look else job.options, job.start, item.matrix
+            )
+            if job.survey:
+                return Result({}, state=state, nonfinite=found)
+        coded = method.quantize(weight, job.options, state if job.look else job.state, job.start)
+    except SourceError as error:
+        return Result({}, state=state, nonfinite=found, problem=error.message)
+    except QFormatError as error:
+        error.file, error.tensor = error.file or item.tensor.file.name, error.tensor or item.name
+        raise
+    scheme = msgspec.structs.replace(coded.scheme, transposed=True) if item.transposed else coded.scheme
+    packed = linear.pack(scheme, weight.shape, coded.arrays)
+    extent = linear.layout(scheme, weight.shape, coded.parameters)
+    places = {name: packed[place.offset : place.offset + place.nbytes] for name, place in extent.places.items()}
+    return Result(places, scheme, coded.parameters, coded.errors, state, nonfinite=found)
+
+
+def to_float32(raw: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
+    """The slab as float32; bfloat16 is the upper half of a float32, which is quicker than a general cast."""
+    if dtype == "bfloat16":
+        out = np.empty(raw.shape, np.uint32)
+        np.left_shift(raw.view(np.uint16), np.uint32(16), out=out, dtype=np.uint32, casting="unsafe")
+        return out.view(np.float32)
+    if dtype == "float64":
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is reported
+            return raw.astype(np.float32)
+    return raw.astype(np.float32, copy=False)
+
+
+def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
+    """(NaN, infinities) in an array of a float type; quick when there are none."""
+    if dtype not in _SPECIAL or raw.size == 0:
+        return 0, 0
+    special = _SPECIAL[dtype]
+    whole = {2: np.uint16, 4: np.uint32, 8: np.uint64}[raw.dtype.itemsize]
+    bits = raw.view(whole).reshape(-1) & whole(special | (special - 1))  # without the sign
+    if int(bits.max()) < special:
+        return 0, 0
+    return int(np.count_nonzero(bits > special)), int(np.count_nonzero(bits == special))
+
+
+# -- one tensor after another -------------------------------------------------------------------------------------------
+
+
+def jobs(item: Item, options: dict[str, Any], state: dict[str, Any] | None = None, **flags: bool) -> list[Job]:
+    """The slabs of an item as jobs."""
+    return [Job(item, start, stop, options, state, **flags) for start, stop in item.slabs()]
+
+
+def without_guess(job: Job, options: dict[str, Any]) -> Job:
+    """The same slab with settled options."""
+    return replace(job, options=options, look=False)
