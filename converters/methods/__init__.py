@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from qformat.converters.methods import hqq, ls, rtn
+from qformat.converters.methods import hqq, lookup, ls, rows, rtn, sinq, tail
 from qformat.converters.methods.base import Array, Coded, Method, Option, join
 from qformat.converters.methods.native import active, get_threads, set_threads
 from qformat.errors import RecipeError
 
-METHODS: dict[str, Method] = {method.name: method for method in (rtn.METHOD, ls.METHOD, hqq.METHOD)}
+_ROWS = (
+    rtn.METHOD, ls.METHOD, rows.EETQ, rows.INT8, lookup.NF4, lookup.FP4, hqq.METHOD, sinq.METHOD, tail.METHOD,
+)  # fmt: skip
+METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 
 __all__ = ["METHODS", "Coded", "Method", "Option", "active", "get_threads", "join", "quantize", "set_threads"]
 

@@ -133,7 +133,8 @@ class Method:
         """
         weight = clean(weight, options["nonfinite"], first_row)
         if weight.size == 0:
-            return nothing(self.scheme(self.settle(options, state) if state else options, weight.shape, ""), weight.shape)
+            settled = self.settle(options, state) if state else options
+            return nothing(self.scheme(settled, weight.shape, ""), weight.shape)
         if state is None:
             state = self.combine([self.look(weight, options, first_row, weight.shape)])
         return self.code(weight, self.settle(options, state), state)
@@ -142,8 +143,8 @@ class Method:
 def clean(weight: Array, nonfinite: str, first_row: int = 0) -> Array:
     """The slab as contiguous float32 without NaN, infinities or numbers beyond 2^100.
 
-    `nonfinite` says what becomes of those: "refuse" (SourceError with the index), "zero", or "clamp" (NaN becomes 0, the
-    others the largest finite weight of the slab with their sign).
+    `nonfinite` says what becomes of those: "refuse" (SourceError with the index), "zero", or "clamp" (NaN becomes 0,
+    the others the largest finite weight of the slab with their sign).
     """
     if weight.ndim != 2:
         raise SourceError("weights must be a matrix", expected="(N, K)", found=weight.shape)

@@ -37,9 +37,7 @@ class Bindings:
         self.native.rtn_asymmetric(weight, group, bits, dtype == "float16", codes, scales, zeros, errors, threads)
         return codes, scales, zeros, errors
 
-    def ls(
-        self, weight: Array, group: int, bits: int, symmetric: bool, dtype: str, threads: int
-    ) -> tuple[Array, ...]:
+    def ls(self, weight: Array, group: int, bits: int, symmetric: bool, dtype: str, threads: int) -> tuple[Array, ...]:
         codes, scales, errors = _outputs(weight, group)
         offsets = np.zeros_like(scales)
         self.native.ls(weight, group, bits, symmetric, dtype == "float16", codes, scales, offsets, errors, threads)
@@ -79,9 +77,16 @@ class Bindings:
         self.native.measure_lookup(weight, block, bounds, table, order, codes, scales, errors, threads)
         return errors
 
-    def scaled_rows(self, weight: Array, eetq: bool, dtype: str, threads: int) -> tuple[Array, Array, Array]:
+    def measure(self, weight: Array, decoded: Array, threads: int) -> Array:
+        errors = np.empty((len(weight), 3))
+        self.native.measure(weight, np.ascontiguousarray(decoded), errors, threads)
+        return errors
+
+    def scaled_rows(
+        self, weight: Array, source: Array, eetq: bool, dtype: str, threads: int
+    ) -> tuple[Array, Array, Array]:
         codes, scales, errors = _outputs(weight, max(weight.shape[1], 1))
-        self.native.scaled_rows(weight, eetq, dtype == "float16", codes, scales, errors, threads)
+        self.native.scaled_rows(weight, source, eetq, dtype == "float16", codes, scales, errors, threads)
         return codes.view(np.int8), scales, errors
 
     def pack_panels(
@@ -89,9 +94,7 @@ class Bindings:
         threads: int,
     ) -> Array:  # fmt: skip
         out = np.empty(nbytes, np.uint8)
-        headers = [
-            (_bytes(array), array.itemsize, its_bits, bias) for array, its_bits, bias in beside
-        ]
+        headers = [(_bytes(array), array.itemsize, its_bits, bias) for array, its_bits, bias in beside]
         self.native.pack_panels(_bytes(codes).reshape(codes.shape), group, bits, signed, headers, out, threads)
         return out
 

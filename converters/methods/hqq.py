@@ -14,6 +14,8 @@ goes on from there with e = 0 (the original's effective step, the least-squares 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
@@ -65,9 +67,10 @@ def shrink(residual: Array, inverse_beta: Array | float, lp: float) -> Array:
     return np.copysign(np.maximum(less, np.float32(0)), residual)
 
 
-def solve(groups: lanes.Groups, steps: Array, zero: Array, most: float, options: tuple[float, float, float, int]) -> Array:
+def solve(
+    groups: lanes.Groups, steps: Array, zero: Array, most: float, lp: float, beta: float, kappa: float, iterations: int
+) -> Array:
     """The best zero of every group, float32 (n, G, 1, 1), from `zero`; `steps` are the weights in code steps."""
-    lp, beta, kappa, iterations = options
     best, lowest = zero, np.full_like(zero, np.inf)
     for splitting in (True, False):
         zero, moving = best if not splitting else zero, np.ones_like(zero, bool)
@@ -78,7 +81,7 @@ def solve(groups: lanes.Groups, steps: Array, zero: Array, most: float, options:
             better = moving & (error < lowest)
             best, lowest = np.where(better, zero, best), np.where(better, error, lowest)
             apart = shrink(rest, 1.0 / beta, lp) - rest if splitting else -rest
-            move = lanes.total(apart).astype(np.float64) / groups.count[:, None, None]
+            move = lanes.total(apart).astype(np.float64) / groups.sizes[:, None, None]
             zero = (zero.astype(np.float64) + move).astype(np.float32)
             moving &= np.abs(move) > _SETTLED
             beta *= kappa
@@ -96,7 +99,7 @@ def hqq_loop(
     inverse = lanes.inverse(scale)
     steps, start = groups.x * inverse, -low * inverse
     single = (high - low < lanes.SMALLEST_RANGE) | (scale == 0) | (np.abs(start) > _LARGEST_ZERO[dtype])
-    zero = solve(groups, steps, start, float(most), (lp, beta, kappa, iterations))
+    zero = solve(groups, steps, start, float(most), lp, beta, kappa, iterations)
     zero, codes = _store_zero(groups, steps, zero, most, dtype)
     one = lanes.store(np.where(high - low < lanes.SMALLEST_RANGE, low, middle), dtype)
     kept, apart = (steps - (codes - zero)) * groups.mask, (steps - one * inverse) * groups.mask
@@ -108,7 +111,7 @@ def hqq_loop(
     return lanes.paste(groups, codes).astype(np.uint8), scale[:, :, 0, 0], zero[:, :, 0, 0], rows
 
 
-def _store_zero(groups: lanes.Groups, steps: Array, zero: Array, most: Array, dtype: str) -> tuple[Array, Array]:
+def _store_zero(groups: lanes.Groups, steps: Array, zero: Array, most: Any, dtype: str) -> tuple[Array, Array]:
     """The best of three zeros that the type can store, and its codes: at 8 bits float16 has steps of 1/8 code."""
     unit = np.abs(zero) * np.float32(2.0**-10)
     best, codes, lowest = zero, steps, np.full_like(zero, np.inf)

@@ -28,23 +28,25 @@ Array = NDArray[Any]
 
 
 class Groups(NamedTuple):
-    """A matrix (n, K) cut into groups: x (n, G, C, 16) float32, zero where `mask` (G, C, 16) is 0; `count` (G,)."""
+    """A matrix (n, K) cut into groups: x (n, G, C, 16), zero where `mask` (G, C, 16) is 0; `sizes` (G,) float64."""
 
     x: Array
     mask: Array
-    count: Array
+    sizes: Array
     shape: tuple[int, int]
     size: int
 
     @property
     def low(self) -> Array:
         """Smallest weight of each group, (n, G, 1, 1); never a negative zero."""
-        return np.where(self.mask > 0, self.x, np.float32(np.inf)).min(axis=(2, 3), keepdims=True) + np.float32(0)
+        low: Array = np.where(self.mask > 0, self.x, np.float32(np.inf)).min(axis=(2, 3), keepdims=True)
+        return np.add(low, np.float32(0))
 
     @property
     def high(self) -> Array:
         """Largest weight of each group, (n, G, 1, 1); never a negative zero."""
-        return np.where(self.mask > 0, self.x, np.float32(-np.inf)).max(axis=(2, 3), keepdims=True) + np.float32(0)
+        high: Array = np.where(self.mask > 0, self.x, np.float32(-np.inf)).max(axis=(2, 3), keepdims=True)
+        return np.add(high, np.float32(0))
 
 
 def cut(weight: Array, group: int) -> Groups:
@@ -56,9 +58,9 @@ def cut(weight: Array, group: int) -> Groups:
     valid[-1, columns - (number - 1) * group :] = 0
     padded = np.zeros((rows, number, chunks * LANES), np.float32)
     padded[:, :, :group] = np.pad(weight, ((0, 0), (0, number * group - columns))).reshape(rows, number, group)
-    count = valid.sum(axis=1, dtype=np.float64)
+    sizes = valid.sum(axis=1, dtype=np.float64)
     shape = (number, chunks, LANES)
-    return Groups(padded.reshape(rows, *shape), valid.reshape(shape), count, weight.shape, group)
+    return Groups(padded.reshape(rows, *shape), valid.reshape(shape), sizes, weight.shape, group)
 
 
 def paste(groups: Groups, values: Array) -> Array:
@@ -75,15 +77,16 @@ def total(values: Array) -> Array:
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes + values.dtype.type(0)  # sums begin at zero: none is a negative zero
+    return np.add(lanes, values.dtype.type(0))  # sums begin at zero: none is a negative zero
 
 
 def nearest(values: Array) -> Array:
     """Nearest integers of float32 values below 2^22, ties to even, as float32."""
-    return (values + _ROUNDER) - _ROUNDER
+    integers: Array = (values + _ROUNDER) - _ROUNDER
+    return integers
 
 
-def clip(values: Array, low: Array | float, high: Array | float) -> Array:
+def clip(values: Array, low: Any, high: Any) -> Array:
     """Values between low and high, float32."""
     return np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
 
@@ -111,3 +114,9 @@ def measure(groups: Groups, decoded: Array) -> Array:
 
     largest = np.abs(difference).reshape(rows, -1).max(axis=1)
     return np.stack([row_sum(difference), row_sum(x), largest], axis=1)
+
+
+def measure_matrix(weight: Array, decoded: Array) -> Array:
+    """The errors of each row of a matrix, whatever its groups; twin of the native loop `measure`."""
+    columns = max(weight.shape[1], 1)
+    return measure(cut(weight, columns), cut(decoded, columns).x)

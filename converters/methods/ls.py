@@ -3,9 +3,9 @@
     weight = scale · code + offset,   code from −2^(b−1) to 2^(b−1) − 1   (symmetric: no offset, the scale has a sign)
 
 The search of llama.cpp's k-quants (trial ranges around the group's own, each refined by least squares), widened to
-ranges that clip, and followed from its two best points by alternating least squares: fix the codes, solve for scale and
-offset, round again, while the error falls. Signed codes put the offset at the middle of the group, where float16 is fine
-enough even for 8 bits. Codes and offset are found again against the stored scale, and codes against the stored offset.
+ranges that clip, and followed from its two best points by alternating least squares: fix the codes, solve for scale
+and offset, round again, while the error falls. Signed codes put the offset at the middle of the group, where float16
+is fine enough even for 8 bits. The offset is found again against the stored scale, the codes against both as stored.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def refit(groups: Groups, fit: Fit, bits: int, symmetric: bool) -> Fit:
             slope, shift = np.where(ll > 0, rl / ll, 0.0), np.zeros_like(ll)
             left = rr - slope * rl
         else:
-            count = groups.count[:, None, None]
+            count = groups.sizes[:, None, None]
             l, r = lanes.total(codes).astype(np.float64), lanes.total(rest).astype(np.float64)  # noqa: E741
             determinant = count * ll - l * l
             slope = np.where(determinant > 0, (count * rl - l * r) / determinant, 0.0)
@@ -77,7 +77,7 @@ def finish(groups: Groups, fit: Fit, bits: int, symmetric: bool, dtype: str) -> 
     offset = fit.offset
     if not symmetric:
         _, rest = round_codes(groups, Fit(scale, offset, fit.error), bits)
-        shift = lanes.total(rest).astype(np.float64) / groups.count[:, None, None]
+        shift = lanes.total(rest).astype(np.float64) / groups.sizes[:, None, None]
         moved = (offset.astype(np.float64) + scale.astype(np.float64) * shift).astype(np.float32)
         offset = lanes.store(np.where(scale == 0, mean(groups), moved), dtype)
     codes, rest = round_codes(groups, Fit(scale, offset, fit.error), bits)
@@ -88,7 +88,7 @@ def finish(groups: Groups, fit: Fit, bits: int, symmetric: bool, dtype: str) -> 
 
 def mean(groups: Groups) -> Array:
     """Mean weight of each group, float32 (n, G, 1, 1)."""
-    return (lanes.total(groups.x).astype(np.float64) / groups.count[:, None, None]).astype(np.float32)
+    return (lanes.total(groups.x).astype(np.float64) / groups.sizes[:, None, None]).astype(np.float32)
 
 
 def starts(groups: Groups, bits: int, symmetric: bool) -> list[tuple[Array, Array]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from qformat.converters.methods.bindings import Bindings
@@ -32,10 +33,9 @@ def get_threads() -> int:
 
 def _extension() -> Any | None:
     try:
-        from qformat.converters.methods import _native
+        return import_module("qformat.converters.methods._native")
     except ImportError:
         return None  # not built: the twins are slower, and equal
-    return _native
 
 
 def available() -> list[str]:

@@ -9,7 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qformat.converters.methods import affine, base, hqq, ls, native, rtn
+from qformat import linear
+from qformat.codings import bits as bit
+from qformat.codings import panel, tables
+from qformat.codings.parts import Role
+from qformat.converters.methods import (
+    METHODS,
+    affine,
+    base,
+    hqq,
+    lanes,
+    lookup,
+    ls,
+    native,
+    packing,
+    quantize,
+    rows,
+    rtn,
+)
 from qformat.converters.methods.bindings import Bindings
 
 NATIVE = [name for name in native.available() if name != "reference"]
@@ -91,9 +108,7 @@ def test_ls(weight: np.ndarray, group: int, bits: int, dtype: str, symmetric: bo
     weight=matrices(), group=GROUPS, bits=BITS, dtype=DTYPES, lp=st.sampled_from([0.7, 1.0, 0.3]),
     beta=st.sampled_from([10.0, 1.0, 100.0]), iterations=st.sampled_from([20, 1, 5]),
 )  # fmt: skip
-def test_hqq(
-    weight: np.ndarray, group: int, bits: int, dtype: str, lp: float, beta: float, iterations: int
-) -> None:
+def test_hqq(weight: np.ndarray, group: int, bits: int, dtype: str, lp: float, beta: float, iterations: int) -> None:
     weight, group = fitting(weight, dtype), min(group, weight.shape[1])
     same("hqq", hqq.hqq_loop, weight, group, bits, dtype, lp, beta, 1.01, iterations)
 
@@ -110,3 +125,76 @@ def test_largest_of_what_is_not_finite(bad: float) -> None:
         weight = np.ones((1, size), np.float32)
         weight[0, at] = bad
         same("largest", base.largest_loop, weight)
+
+
+@given(weight=matrices(), block=st.sampled_from([32, 64, 128]), name=st.sampled_from(["nf4", "fp4"]))
+def test_lookup(weight: np.ndarray, block: int, name: str) -> None:
+    table = tables.values(name)
+    arguments = (lookup.thresholds(table), table, lookup.sorted_codes(table))
+    same("lookup", lookup.lookup_loop, weight, block, *arguments)
+    codes, scales = lookup.lookup_loop(weight, block, *arguments)
+    same("measure_lookup", lookup.measure_loop, weight, block, table, codes, scales)
+
+
+@given(weight=matrices(), eetq=st.booleans(), dtype=DTYPES)
+def test_scaled_rows(weight: np.ndarray, eetq: bool, dtype: str) -> None:
+    weight = fitting(weight, dtype)
+    same("scaled_rows", rows.rows_loop, weight, weight * np.float32(1.001), eetq, dtype)
+
+
+@given(weight=matrices())
+def test_measure(weight: np.ndarray) -> None:
+    same("measure", lanes.measure_matrix, weight, weight * np.float32(0.99))
+
+
+def on_every_build(expected: np.ndarray, pack: Any) -> None:
+    """`pack()` gives the expected bytes whatever is selected."""
+    for isa in native.available():
+        native.select(isa)
+        for threads in (1, 3):
+            native.set_threads(threads)
+            np.testing.assert_array_equal(pack(), expected)
+    native.set_threads(0)
+    native.select(None)
+
+
+@given(st.data())
+def test_panels(data: st.DataObject) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    bits, signed = data.draw(BITS), data.draw(st.booleans())
+    shape = (data.draw(st.integers(1, 40)), data.draw(st.integers(1, 200)))
+    group = data.draw(st.sampled_from([16, 32, 48, 64, 128, 144, shape[1]]))
+    low = -(2 ** (bits - 1)) if signed else 0
+    codes = random.integers(low, low + 2**bits, shape).astype(np.int8 if signed else np.uint8)
+    beside_shape = (shape[0], -(-shape[1] // group))
+    zero_bits = data.draw(BITS)
+    arrays = {
+        "codes": codes,
+        "scales": random.standard_normal(beside_shape).astype(data.draw(DTYPES)),
+        "zeros.codes": random.integers(0, 2**zero_bits, beside_shape).astype(np.uint8),
+    }
+    code = Role(str(codes.dtype), shape, bits, signed)
+    beside = {
+        "scales": Role(str(arrays["scales"].dtype), beside_shape),
+        "zeros.codes": Role("uint8", beside_shape, zero_bits),
+    }
+    geometry = panel.Panels(shape, group, "codes", code, beside)
+    on_every_build(panel.pack(geometry, arrays), lambda: packing.pack_panels(geometry, arrays))
+
+
+@given(st.data())
+def test_streams(data: st.DataObject) -> None:
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    bits, signed, count = data.draw(BITS), data.draw(st.booleans()), data.draw(st.integers(0, 300))
+    low = -(2 ** (bits - 1)) if signed else 0
+    codes = random.integers(low, low + 2**bits, count).astype(np.int8 if signed else np.uint8)
+    role = Role(str(codes.dtype), codes.shape, bits, signed)
+    on_every_build(bit.pack_stream(codes.astype(np.int16) - low, bits), lambda: packing.stream(codes, role))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@given(weight=matrices())
+def test_extents(name: str, weight: np.ndarray) -> None:
+    coded = quantize(name, np.clip(weight, -3e4, 3e4))
+    expected = linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters)
+    on_every_build(expected, lambda: packing.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters))

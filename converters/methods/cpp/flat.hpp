@@ -96,26 +96,45 @@ QFORMAT_INLINE Floats nearest_away(Floats value) {
 }
 
 static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scratch) {
+    const size_t padded = (job.columns + LANES - 1) / LANES * LANES;
     for (size_t row = first; row < last; ++row) {
         const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
+        const Group<0> source = group_at<0>(job.source + row * job.columns, job.columns, scratch + padded);
         float low, high;
         range_of(group, low, high);
         const float largest = high > -low ? high : -low;
+        const bool none = largest < 0x1p-118f;
+        const float step = job.eetq ? largest / 128.0f : 127.0f / largest;
+        const float scale = none ? 0.0f : job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
+        job.scales[row] = scale;
         Errors errors;
         errors.clear();
-        const float step = job.eetq ? largest / 128.0f : 127.0f / largest;
-        float scale = job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
-        if (largest == 0.0f || (job.eetq && step < 0x1p-126f)) scale = 0.0f;
-        job.scales[row] = scale;
-        const bool none = largest == 0.0f || (job.eetq && step < 0x1p-126f) || largest < 0x1p-118f;
         for (int c = 0; c < group.chunks(); ++c) {
             Floats code = splat(0.0f);
             if (!none && job.eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
             if (!none && !job.eetq) code = nearest(clip(group.at(c) * splat(step), splat(-127.0f), splat(127.0f)));
             store_codes(group, c, code, job.codes + row * job.columns);
-            errors.add(group, c, splat(scale) * code);
+            errors.add(source, c, splat(scale) * code);
         }
         errors.write(job.errors + 3 * row);
+    }
+}
+
+// Errors of rows [first, last) against a decoded matrix.
+static void measure(const float* weight, const float* decoded, size_t columns, size_t first, size_t last,
+                    double* errors) {
+    for (size_t row = first; row < last; ++row) {
+        Errors sums;
+        sums.clear();
+        for (size_t column = 0; column < columns; column += LANES) {
+            const size_t at = row * columns + column, count = columns - column < LANES ? columns - column : LANES;
+            float x[LANES] = {0.0f}, value[LANES] = {0.0f};
+            memcpy(x, weight + at, count * sizeof(float));
+            memcpy(value, decoded + at, count * sizeof(float));
+            const Group<0> part = {x, 1, (float)count, splat(1.0f), false};
+            sums.add(part, 0, load(value));
+        }
+        sums.write(errors + 3 * row);
     }
 }
 

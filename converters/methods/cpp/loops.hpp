@@ -33,7 +33,8 @@ struct LookupJob {
 
 // Rows scaled by their largest magnitude (EETQ, LLM.int8).
 struct RowJob {
-    const float* weight;
+    const float* weight;  // what is coded
+    const float* source;  // what errors are measured against
     size_t columns;
     bool eetq, half;
     uint8_t* codes;
@@ -69,6 +70,8 @@ struct Loops {
     void (*extremes)(const float* weight, size_t columns, size_t group, float limit, size_t first, size_t last,
                      float* both);
     void (*measure_lookup)(const LookupJob&, size_t columns, size_t first, size_t last, double* errors);
+    void (*measure)(const float* weight, const float* decoded, size_t columns, size_t first, size_t last,
+                    double* errors);
     void (*pack_panels)(const PanelJob&, size_t first, size_t last);  // panels
     void (*pack_stream)(const uint8_t* codes, size_t count, int bits, uint8_t flip, uint8_t* out);
 };

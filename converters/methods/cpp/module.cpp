@@ -163,17 +163,27 @@ void measure_lookup(Array<const float> weight, size_t block, Array<const float> 
     });
 }
 
-void scaled_rows(Array<const float> weight, bool eetq, bool half, Array<uint8_t> codes, Array<float> scales,
+void scaled_rows(Array<const float> weight, Array<const float> source, bool eetq, bool half, Array<uint8_t> codes, Array<float> scales,
                  Array<double> errors, int threads) {
     expect(weight.ndim() == 2, "weight");
     const size_t rows = weight.shape(0), columns = weight.shape(1);
     expect(codes.size() == rows * columns && scales.size() == rows && errors.size() == 3 * rows, "an output");
-    const RowJob job = {weight.data(), columns, eetq, half, codes.data(), scales.data(), errors.data()};
+    expect(source.size() == weight.size(), "source");
+    const RowJob job = {weight.data(), source.data(), columns, eetq, half, codes.data(), scales.data(), errors.data()};
     nb::gil_scoped_release free;
-    const size_t padded = (columns + 15) / 16 * 16;
+    const size_t padded = (columns + 15) / 16 * 32;
     std::vector<float> scratch(padded * std::max(threads, 1));
     split(rows, 1, threads, [&](size_t first, size_t last, size_t thread) {
         active->rows(job, first, last, scratch.data() + padded * thread);
+    });
+}
+
+void measure(Array<const float> weight, Array<const float> decoded, Array<double> errors, int threads) {
+    expect(weight.ndim() == 2 && decoded.size() == weight.size() && errors.size() == 3 * weight.shape(0), "an array");
+    const size_t columns = weight.shape(1);
+    nb::gil_scoped_release free;
+    split(weight.shape(0), 1, threads, [&](size_t first, size_t last, size_t) {
+        active->measure(weight.data(), decoded.data(), columns, first, last, errors.data());
     });
 }
 
@@ -258,6 +268,7 @@ NB_MODULE(_native, m) {
     m.def("lookup", &lookup);
     m.def("measure_lookup", &measure_lookup);
     m.def("scaled_rows", &scaled_rows);
+    m.def("measure", &measure);
     m.def("largest", &largest);
     m.def("extremes", &extremes);
     m.def("pack_panels", &pack_panels);
