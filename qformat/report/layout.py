@@ -142,7 +142,7 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], width: int | None) -
     """Shrink the elastic column, then drop columns from `widths`, until they fit; at last shrink below `least`."""
     if width is None:
         return
-    elastic = next((index for index in widths if columns[index].elastic), None)
+    elastic = next((index for index in widths if columns[index].elastic), next(iter(widths), None))
 
     def excess() -> int:
         return sum(widths.values()) + GAP * (len(widths) - 1) - width

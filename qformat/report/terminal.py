@@ -64,7 +64,9 @@ class Printer:
         self._write(batch)
 
     def format(self, line: Line) -> str:
-        """One line as the text that is written, without the newline."""
+        """One line as the text that is written, without the newline; what could steer a terminal becomes an escape."""
+        if not all([part.isprintable() for part, _ in line]):
+            line = [(safe_text(part), style) for part, style in line]
         if self.colour:
             text = "".join(
                 f"\x1b[{_SGR[style]}m{part}\x1b[0m" if _SGR.get(style) and part else part for part, style in line

@@ -39,10 +39,10 @@ def test_wrap_fits_and_loses_nothing(text: str, width: int) -> None:
 
 @given(st.data(), st.integers(1, 200))
 def test_tables_fit(data: st.DataObject, width: int) -> None:
-    n_columns = data.draw(st.integers(1, 5))
+    n_columns, elastic = data.draw(st.integers(1, 5)), data.draw(st.booleans())
     columns = [
         Column(data.draw(shown), data.draw(st.sampled_from(["left", "right"])), data.draw(st.integers(0, 9)),
-               elastic=index == 0, least=data.draw(st.integers(1, 30)))
+               elastic=elastic and index == 0, least=data.draw(st.integers(1, 30)))
         for index in range(n_columns)
     ]  # fmt: skip
     rows = data.draw(st.lists(st.tuples(*[shown] * n_columns), max_size=6))
@@ -50,6 +50,13 @@ def test_tables_fit(data: st.DataObject, width: int) -> None:
     assert all(line_cells(line) <= width for line in lines)
     if any(row[0] for row in rows):  # the elastic column is the last to go
         assert len(lines) >= len(rows)
+
+
+@given(st.lists(st.tuples(st.text(), st.sampled_from(["", "bad"])), max_size=3))
+def test_text_that_nobody_made_safe_is_made_safe(line: list[tuple[str, str]]) -> None:
+    stream = io.StringIO()
+    Printer(stream).lines([line])
+    assert stream.getvalue()[:-1].isprintable()
 
 
 @given(st.lists(st.tuples(shown, st.sampled_from(["", "dim", "bad", "bar"])), max_size=4))
