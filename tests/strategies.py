@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings
-from qformat.codings.grammar import Affine, Block, Coding, Dense, Lookup
+from qformat.codings import tables
+from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Grouping, Lookup, Map
+from qformat.codings.groups import array_shape
+from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
 
 FLOATS = ("float16", "bfloat16", "float32")
@@ -74,3 +77,110 @@ def panel_matrices(draw: st.DrawFn) -> Coded:
     """A matrix in panels, with random arrays."""
     coding, shape = draw(panel_codings()), draw(shapes())
     return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
+# -- every coding, grouping, nesting and layout -----------------------------------------------------------------------
+
+DTYPES_OF_NUMBERS = (*FLOATS, "float64", "float8_e4m3fn", "int8", "uint8", "int32")
+
+
+def any_shapes() -> st.SearchStrategy[tuple[int, int]]:
+    """Matrices (N, K) of any kind, those without elements included."""
+    side = st.one_of(st.integers(0, 40), st.sampled_from([0, 1, 2, 7, 16, 31, 64, 97]))
+    return st.tuples(side, side)
+
+
+@st.composite
+def groupings(draw: st.DrawFn, shape: tuple[int, int]) -> Grouping:
+    """A grouping that is legal for a matrix of this shape."""
+    kind = draw(st.sampled_from(["block", "flat", "comb", "map"]))
+    if kind == "flat":
+        return Flat(size=draw(st.integers(1, 70)))
+    if kind == "map":
+        return Map(count=draw(st.integers(1, 5)))
+    elements = shape[0] * shape[1]
+    if kind == "comb" and elements:
+        return Comb(size=draw(st.sampled_from([size for size in range(1, 65) if elements % size == 0])))
+    side = st.one_of(st.none(), st.integers(1, 40))
+    return Block(rows=draw(side), columns=draw(side))
+
+
+@st.composite
+def numbers(draw: st.DrawFn, shape: tuple[int, int], depth: int = 2) -> Coding:
+    """A coding of numbers per group: dense, or nested again."""
+    kind = draw(st.sampled_from(["dense", "dense", "affine", "lookup"])) if depth else "dense"
+    if kind == "dense":
+        return Dense(dtype=draw(st.sampled_from(DTYPES_OF_NUMBERS)))
+    return draw(plain_codings(shape, depth - 1, kind))
+
+
+@st.composite
+def plain_codings(draw: st.DrawFn, shape: tuple[int, int], depth: int = 2, kind: str | None = None) -> Coding:
+    """Affine and lookup codings in the plain layout."""
+    kind = kind or draw(st.sampled_from(["affine", "lookup"]))
+    group = draw(groupings(shape))
+    inner = array_shape(group, shape)
+    optional = st.one_of(st.none(), numbers(inner, depth))
+    bits = draw(st.integers(1, 8))
+    if kind == "affine":
+        zeros, offsets = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+        return Affine(
+            bits=bits,
+            signed=draw(st.booleans()),
+            group=group,
+            scales=draw(optional),
+            zeros=draw(numbers(inner, depth)) if zeros else None,
+            offsets=draw(numbers(inner, depth)) if offsets else None,
+        )
+    named = [name for name, row in tables.TABLE.items() if row.bits == bits]
+    table = draw(st.sampled_from([*tables.STORED, *named]))
+    offset = draw(st.sampled_from([None, Dense(dtype="float32")]))
+    return Lookup(bits=bits, table=table, group=group, scales=draw(optional), offset=offset)
+
+
+@st.composite
+def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
+    """An additive coding and a shape that it fits."""
+    high, wide = draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    shape = (draw(st.integers(0, 20)), wide * draw(st.integers(0, 9)))
+    scales = draw(st.one_of(st.none(), numbers(shape, 0)))
+    coding = Additive(
+        books=draw(st.integers(1, 4)),
+        bits=draw(st.integers(1, 11)),
+        in_group=wide,
+        out_group=high,
+        codebooks=Dense(dtype=draw(st.sampled_from(FLOATS))),
+        group=draw(st.sampled_from([Block(rows=high), Block(), Block(rows=1, columns=wide)])),
+        scales=scales,
+    )
+    return coding, shape
+
+
+@st.composite
+def coded(draw: st.DrawFn) -> Coded:
+    """Any coding with a shape and arrays."""
+    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive"]))
+    shape = draw(any_shapes())
+    if kind == "plain":
+        coding = draw(plain_codings(shape))
+    elif kind == "panel":
+        coding = draw(panel_codings())
+    elif kind == "dense":
+        coding = Dense(dtype=draw(st.sampled_from([name for name in DTYPES if name != "complex64"])))
+    else:
+        coding, shape = draw(additive_codings())
+    return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
+def any_arrays(coding: Coding, shape: tuple[int, int], seed: int) -> dict[str, NDArray[Any]]:
+    """Arrays for every role of any coding: `arrays_for`, with maps that stay within their groups."""
+    arrays = arrays_for(coding, shape, seed)
+    for name in arrays:
+        if name.rsplit(".", 1)[-1] == "groups":
+            node: Any = coding
+            for step in name.split(".")[:-1]:
+                node = getattr(node, step)
+            arrays[name] = arrays[name] % np.uint32(node.group.count)
+        elif arrays[name].dtype == np.bool_:
+            arrays[name] = arrays[name] != 0
+    return arrays

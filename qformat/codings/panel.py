@@ -55,7 +55,7 @@ class Panels(NamedTuple):
         """Bytes of a group of `inputs`, header included."""
         runs, rest = divmod(inputs, BLOCK)
         bits = self.code.bits or 0
-        return self.header + runs * _run_bytes(BLOCK, bits) + (_run_bytes(rest, bits) if rest else 0)
+        return self.header + runs * run_bytes(BLOCK, bits) + (run_bytes(rest, bits) if rest else 0)
 
     @property
     def panel_bytes(self) -> int:
@@ -68,7 +68,7 @@ class Panels(NamedTuple):
         return self.number * self.panel_bytes
 
 
-def _run_bytes(inputs: int, bits: int) -> int:
+def run_bytes(inputs: int, bits: int) -> int:
     """Bytes of one run: each plane is a number of columns of ROWS dwords."""
     return sum(4 * ROWS * -(-inputs * width // 32) for width in bit.PLANES[bits])
 
@@ -88,10 +88,12 @@ def _rows_padded(array: NDArray[Any]) -> NDArray[Any]:
 
 def pack(panels: Panels, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
     """The bytes of all panels from the codes and the arrays beside them (in their dtypes and shapes)."""
+    given = {name: bias(conform(name, role, arrays), role) for name, role in panels.beside.items()}
+    given_codes = bias(conform(panels.codes, panels.code, arrays), panels.code)
     if panels.nbytes == 0:
         return np.zeros(0, np.uint8)
-    codes = _rows_padded(bias(conform(panels.codes, panels.code, arrays), panels.code))
-    beside = {n: _rows_padded(bias(conform(n, role, arrays), role)) for n, role in panels.beside.items()}
+    codes = _rows_padded(given_codes)
+    beside = {name: _rows_padded(numbers) for name, numbers in given.items()}
     pieces = []
     for first, count, inputs in panels.widths:
         left = first * panels.group
@@ -151,7 +153,7 @@ def _unpack_runs(stored: NDArray[np.uint8], bits: int, inputs: int) -> NDArray[n
     pieces, start = [], 0
     for count, length in ((runs, BLOCK), (1, rest)):
         if count and length:
-            size = _run_bytes(length, bits)
+            size = run_bytes(length, bits)
             part = np.ascontiguousarray(stored[:, :, start : start + count * size])
             words = part.view("<u4").reshape(panels, groups, count, size // 4 // ROWS, ROWS).swapaxes(3, 4)
             ends = np.cumsum([-(-length * width // 32) for width in bit.PLANES[bits]])[:-1]
