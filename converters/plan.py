@@ -56,6 +56,11 @@ class Item:
         return 8 * self.length / self.tensor.size if self.tensor.size else 0.0
 
     @property
+    def exact(self) -> bool:
+        """Whether `length` is known from headers; a method that sets outliers apart gives an upper bound."""
+        return not self.scheme.corrections
+
+    @property
     def axis(self) -> str:
         return "in_out" if self.transposed else "out_in"
 
@@ -188,7 +193,9 @@ def scheme_of(
     scheme = method.scheme(options, matrix, tensor.dtype)
     if transposed:
         scheme = msgspec.structs.replace(scheme, transposed=True)
-    parameters = method.count(options, matrix, {})
+    # How many weights a method sets apart is known only from the data; the plan takes the most that it may be.
+    most = {"number": int(options.get("fraction", 0) * matrix[0] * matrix[1])}
+    parameters = method.count(options, matrix, most)
     return scheme, parameters, linear.layout(scheme, matrix, parameters).length
 
 

@@ -322,7 +322,7 @@ class _Run:
         return attachments, metadata_of(self.plan, self.settings, output.hashes, self.nonfinite, self.left_dense)
 
 
-class _Inline(Executor):
+class Inline(Executor):
     """One worker: the caller itself, when it asks for the result."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -342,7 +342,7 @@ class _Later(Future[Any]):
 
 
 def _pool(workers: int) -> Executor:
-    return _Inline() if workers == 1 else ThreadPoolExecutor(workers, thread_name_prefix="qformat-slab")
+    return Inline() if workers == 1 else ThreadPoolExecutor(workers, thread_name_prefix="qformat-slab")
 
 
 @contextmanager

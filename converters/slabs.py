@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qformat import linear
 from qformat.converters.methods import METHODS, set_threads
+from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
 from qformat.errors import QFormatError, SourceError
 from qformat.linear import Scheme
@@ -86,7 +87,7 @@ def run(job: Job) -> Result:
         error.file, error.tensor = error.file or item.tensor.file.name, error.tensor or item.name
         raise
     scheme = msgspec.structs.replace(coded.scheme, transposed=True) if item.transposed else coded.scheme
-    packed = linear.pack(scheme, weight.shape, coded.arrays)
+    packed = pack(scheme, weight.shape, coded.arrays, coded.parameters)
     extent = linear.layout(scheme, weight.shape, coded.parameters)
     places = {name: packed[place.offset : place.offset + place.nbytes] for name, place in extent.places.items()}
     return Result(places, scheme, coded.parameters, coded.errors, state, nonfinite=found)

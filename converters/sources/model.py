@@ -111,7 +111,8 @@ def _split_by_matrix(start: int, stop: int, rows: int) -> list[tuple[int, int, i
 
 def _read_into(tensor: SourceTensor, offset: int, target: memoryview) -> None:
     """Fill `target` from the tensor's file: pread into owned memory, so a file that shrinks is an error, not a SIGBUS."""
-    descriptor = _descriptor(tensor.file)
+    opened = _open(tensor.file, os.getpid())  # held while it is used: another thread may clear the cache
+    descriptor = opened.number
     if not tensor.file.matches(os.fstat(descriptor)):
         raise ChangedError("the source changed while it was being read", file=tensor.file.path, tensor=tensor.name)
     done = 0
@@ -141,10 +142,6 @@ class _Descriptor:
 def _open(file: FileId, process: int) -> _Descriptor:
     del process  # part of the key: a forked child opens its own
     return _Descriptor(file)
-
-
-def _descriptor(file: FileId) -> int:
-    return _open(file, os.getpid()).number
 
 
 def close_files() -> None:
