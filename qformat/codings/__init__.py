@@ -9,7 +9,8 @@ been read yet).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
             groups.array_shape(child.group, shape),
             groups.window(child.group, shape, window),
         )
-        numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
+        with _within(name):
+            numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
         if not np.isfinite(numbers).all():
             raise InvalidFileError("not finite", field=name)
         return groups.spread(child.group, shape, window, numbers, group_map)
@@ -138,11 +140,18 @@ def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     module = TABLE[type(coding)]
     module.check(coding, shape, arrays)
     for name, child in module.children(coding, shape).items():
-        try:
+        with _within(name):
             check_indices(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
-        except InvalidFileError as error:
-            error.field = f"{name}.{error.field}"
-            raise
+
+
+@contextmanager
+def _within(name: str) -> Iterator[None]:
+    """Errors about a nested role say its whole path."""
+    try:
+        yield
+    except InvalidFileError as error:
+        error.field = f"{name}.{error.field}"
+        raise
 
 
 def check(coding: Coding, shape: Shape, arrays: Arrays) -> None:
@@ -152,16 +161,26 @@ def check(coding: Coding, shape: Shape, arrays: Arrays) -> None:
         InvalidFileError: `field` is the role.
     """
     check_indices(coding, shape, arrays)
+    _check_numbers(coding, shape, arrays)
+
+
+def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
+    """Every number per group is finite, the innermost first, a million at a time."""
     for name, child in TABLE[type(coding)].children(coding, shape).items():
         rows, columns = groups.array_shape(child.group, shape)
-        step = max((1 << 20) // max(columns, 1), 1)
-        for top in range(0, rows, step):
-            window = Window(top, min(top + step, rows), 0, columns)
-            numbers = decode(child.coding, (rows, columns), _child_arrays(arrays, name), window)
-            if not np.isfinite(numbers).all():
-                at = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0] + (top, 0))
-                raise InvalidFileError(f"not finite in group {at}", field=name, found=numbers[at[0] - top, at[1]])
-        check(child.coding, (rows, columns), _child_arrays(arrays, name))
+        own = _child_arrays(arrays, name)
+        with _within(name):
+            _check_numbers(child.coding, (rows, columns), own)
+        across = min(columns, 1 << 20)
+        down = max((1 << 20) // max(across, 1), 1)
+        for top in range(0, rows, down):
+            for left in range(0, columns, max(across, 1)):
+                window = Window(top, min(top + down, rows), left, min(left + across, columns))
+                numbers = decode(child.coding, (rows, columns), own, window)
+                if not np.isfinite(numbers).all():
+                    row, column = (int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
+                    place = f"group ({top + row}, {left + column})"
+                    raise InvalidFileError(f"not finite in {place}", field=name, found=numbers[row, column])
 
 
 def check_padding(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:
