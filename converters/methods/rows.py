@@ -3,7 +3,7 @@
 EETQ (NetEase-FuXi/EETQ): s = max|w| / 128, code = clip(round(w / s), −128, 127), ties away from zero. The codes are
 made with s in float32 and the stored scale is rounded to float16 afterwards, as in the original; +max saturates.
 
-LLM.int8 (arXiv 2208.07339 §2): the weight is first rounded to float16; s = max|w|, code = round(w · (127 / s)), and
+LLM.int8 (arXiv 2208.07339 §2): the weight is first rounded to float16; s = max|w|, code = round(w · (1 / s · 127)), and
 weight = code · (s / 127) where s / 127 is s times float32(1/127). The original keeps s (its `SCB`): it is the stored
 scale times 127, rounded to float16. Inputs with a feature beyond the outlier threshold are for the runtime.
 """
@@ -44,7 +44,7 @@ def rows_loop(weight: Array, source: Array, eetq: bool, dtype: str) -> tuple[Arr
         scale = lanes.store(step, dtype)
         codes = _nearest_away(lanes.clip(groups.x / step, -128, 127))
     else:
-        step = np.float32(127) / largest
+        step = (np.float32(1) / largest) * np.float32(127)  # torch's 127 / largest
         scale = largest * INVERSE_127
         codes = lanes.nearest(lanes.clip(groups.x * step, -127, 127))
     scale, codes = np.where(none, np.float32(0), scale), np.where(none, np.float32(0), codes)

@@ -28,39 +28,13 @@ from qformat.converters.methods import (
     rtn,
 )
 from qformat.converters.methods.bindings import Bindings
+from tests.methods.weights import matrices
 
 NATIVE = [name for name in native.available() if name != "reference"]
 
 
 def test_the_extension_is_built() -> None:
     assert "generic" in NATIVE
-
-
-@st.composite
-def matrices(draw: st.DrawFn, most: int = 150) -> np.ndarray:
-    """Float32 (rows, columns) as methods see them: LLM-like, heavy-tailed, with groups that are constant, one-signed,
-    zero, tiny, or hold one huge weight."""
-    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, most))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = draw(st.sampled_from([0.02, 1.0, 3e-5, 1e-7, 1e-30, 1e-38, 1e4, 1e12, 2.0**98]))
-    weight = random.standard_normal((rows, columns)) if draw(st.booleans()) else random.standard_t(2, (rows, columns))
-    weight = np.clip(weight * scale, -(2.0**100), 2.0**100)
-    match draw(st.sampled_from(["plain", "constant", "positive", "zero", "huge", "far", "grid", "negative zero"])):
-        case "constant":
-            weight[draw(st.integers(0, rows - 1))] = scale
-        case "positive":
-            weight = np.abs(weight)
-        case "zero":
-            weight[draw(st.integers(0, rows - 1))] = 0
-        case "huge":
-            weight[0, draw(st.integers(0, columns - 1))] = draw(st.sampled_from([-1, 1])) * scale * 1000
-        case "far":
-            weight = weight + 300 * scale
-        case "grid":
-            weight = np.round(weight / scale * 2) / 2 * scale
-        case "negative zero":
-            weight = np.where(random.random(weight.shape) < 0.5, np.float32(-0.0), np.float32(0.0))
-    return np.clip(weight, -(2.0**100), 2.0**100).astype(np.float32)
 
 
 GROUPS = st.sampled_from([1, 3, 16, 17, 32, 48, 64, 100, 128, 1000])

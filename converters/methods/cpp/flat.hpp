@@ -104,7 +104,7 @@ static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scr
         range_of(group, low, high);
         const float largest = high > -low ? high : -low;
         const bool none = largest < 0x1p-118f;
-        const float step = job.eetq ? largest / 128.0f : 127.0f / largest;
+        const float step = job.eetq ? largest / 128.0f : (1.0f / largest) * 127.0f;
         const float scale = none ? 0.0f : job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
         job.scales[row] = scale;
         Errors errors;
