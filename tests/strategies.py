@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qformat import codings
+from qformat import codings, linear
 from qformat.codings import tables
 from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Grouping, Lookup, Map
 from qformat.codings.groups import array_shape
@@ -184,3 +184,79 @@ def any_arrays(coding: Coding, shape: tuple[int, int], seed: int) -> dict[str, N
         elif arrays[name].dtype == np.bool_:
             arrays[name] = arrays[name] != 0
     return arrays
+
+
+# -- whole linears -----------------------------------------------------------------------------------------------------
+
+
+class Linear(NamedTuple):
+    """A scheme, the matrix W's shape, the recorded parameters and arrays for every role."""
+
+    scheme: linear.Scheme
+    shape: tuple[int, int]
+    parameters: tuple[int, ...]
+    arrays: dict[str, NDArray[Any]]
+
+
+@st.composite
+def linears(draw: st.DrawFn) -> Linear:
+    """Any coding with any transforms and corrections that fit its shape."""
+    shape = (draw(st.sampled_from([1, 4, 12, 33])), draw(st.sampled_from([4, 16, 24, 68])))
+    inputs = draw(st.lists(st.sampled_from(["permute", "scale", "hadamard", "reassemble"]), max_size=3, unique=True))
+    outputs = draw(st.lists(st.sampled_from(["permute", "scale", "hadamard"]), max_size=2))
+    added = draw(st.lists(st.sampled_from(["lowrank", "outliers", "outlier_columns"]), max_size=2))
+    dtype = draw(st.sampled_from(FLOATS))
+    channels = draw(st.sampled_from([4, 20, 40]))
+    parameters: list[int] = []
+    for name in inputs:
+        if name == "reassemble":
+            parameters += [channels, draw(st.integers(0, 12))]
+    most = {"lowrank": min(shape), "outliers": 4, "outlier_columns": shape[1]}
+    parameters += [draw(st.integers(0, most[name])) for name in added]
+    coded = (shape[0], channels if "reassemble" in inputs else shape[1])
+    layout = draw(st.sampled_from(["plain", "panel"]))
+    coding = draw(panel_codings()) if layout == "panel" else draw(plain_codings(coded, 1))
+    document = {
+        "coding": linear.dump(linear.Scheme(coding=coding))["coding"],
+        "transforms": [_node("transform", name, dtype, 4) for name in inputs],
+        "output_transforms": [_node("transform", name, dtype, 1 if shape[0] % 4 else 4) for name in outputs],
+        "corrections": [_node("correction", name, dtype, 0) for name in added],
+    }
+    scheme = linear.parse(document)
+    seed = draw(st.integers(0, 2**32 - 1))
+    return Linear(scheme, shape, tuple(parameters), linear_arrays(scheme, shape, tuple(parameters), seed))
+
+
+def _node(kind: str, name: str, dtype: str, block: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {"hadamard": {"block": block}, "permute": {}, "reassemble": {}}.get(name, {"dtype": dtype})
+    return {kind: name, **fields}
+
+
+def linear_arrays(
+    scheme: linear.Scheme, shape: tuple[int, int], parameters: tuple[int, ...], seed: int
+) -> dict[str, NDArray[Any]]:
+    """Arrays for every role of a scheme, indices valid."""
+    rng = np.random.default_rng(seed)
+    coded = linear.coded_shape(scheme, shape, parameters)
+    roles = linear.roles(scheme, shape, parameters)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, role in roles.items():
+        leaf = name.rsplit(".", 1)[-1]
+        if not name.startswith(("transforms.", "output_transforms.", "corrections.")):
+            continue
+        if leaf == "indices":
+            arrays[name] = rng.permutation(role.shape[0]).astype(np.uint32)
+        elif leaf == "signs":
+            arrays[name] = rng.choice([-1, 1], role.shape).astype(np.int8)
+        elif leaf == "row_pointers":
+            count = roles[name.replace("row_pointers", "columns")].shape[0]
+            rows, side = role.shape[0] - 1, shape[1]
+            places = np.sort(rng.choice(rows * side, min(count, rows * side), replace=False))
+            arrays[name] = np.searchsorted(places, np.arange(rows + 1) * side).astype(np.uint32)
+            arrays[name.replace("row_pointers", "columns")] = (places % side).astype(np.uint32)
+        elif leaf == "columns":
+            if name not in arrays:
+                arrays[name] = np.sort(rng.choice(shape[1], role.shape[0], replace=False)).astype(np.uint32)
+        else:
+            arrays[name] = rng.standard_normal(role.shape).astype(numpy_dtype(role.dtype))
+    return {**arrays, **any_arrays(scheme.coding, coded, seed)}

@@ -1,0 +1,396 @@
+"""A file as a mapping of tensors: introduces the container, the codings and the kernels to each other.
+
+The container says whether bytes are sound; `linear` says what numbers they mean. Nothing is read until it is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from math import prod
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from qformat import container, linear
+from qformat.codings.grammar import Affine, Block, Comb, Dense, Flat, Lookup
+from qformat.codings.parts import Part, Window, whole
+from qformat.dtypes import TABLE as DTYPES
+from qformat.dtypes import numpy_dtype
+from qformat.errors import InvalidFileError, QFormatError, UnsupportedError
+from qformat.linear import Scheme
+from qformat.selection import Selection
+
+# Weights decoded at a time: what decoding needs beside its result stays below 64 MiB.
+TILE = 1 << 20
+
+Path = str | os.PathLike[str]
+Index = slice | Sequence[int] | NDArray[Any] | None
+
+
+def open(path: Path) -> Model:
+    """Open a .qf file, local or remote.
+
+    Raises:
+        QFormatError: the file is not one, is damaged, or needs a newer reader.
+        OSError: it cannot be opened.
+    """
+    return Model(path)
+
+
+class Model(Mapping[str, "Tensor"]):
+    """The tensors of a file, in its order, by their full names. Close it, or use it in a `with` statement."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fspath(path)
+        self.container = container.open(self.path)
+        self._schemes: dict[int, Scheme] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file says about itself: general.*, qformat.*, and whatever a source added."""
+        return self.container.metadata
+
+    @property
+    def attachments(self) -> Mapping[str, bytes]:
+        """Files that came with the model, by name."""
+        return self.container.attachments
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 over everything in the file, hexadecimal."""
+        return self.container.digest
+
+    @property
+    def content_digest(self) -> str:
+        """BLAKE3 over names, shapes, schemes and tensor bytes; edits of metadata do not change it."""
+        return self.container.content_digest
+
+    def scheme(self, number: int) -> Scheme:
+        """A parsed scheme of the file's list.
+
+        Raises:
+            UnsupportedError, InvalidFileError: it cannot be understood; other tensors of the file still can.
+        """
+        if number not in self._schemes:
+            self._schemes[number] = linear.parse(self.container.schemes[number])
+        return self._schemes[number]
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            if name not in self.container:
+                raise KeyError(name)
+            tensor = self._tensors[name] = Tensor(self, name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.container.names())
+
+    def __len__(self) -> int:
+        return len(self.container)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.container
+
+    def close(self) -> None:
+        """Give the mapping back; tensors of this model cannot be read any more."""
+        self._tensors.clear()
+        self.container.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Model], tuple[str]]:
+        return Model, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"<qformat.Model {self.path!r}, {len(self)} tensors>"
+
+
+class _Extent:
+    """The bytes of a tensor's extent, read and checked only where they are asked for."""
+
+    def __init__(self, source: container.Container, name: str) -> None:
+        self.source, self.name = source, name
+
+    def __getitem__(self, key: slice) -> NDArray[np.uint8]:
+        return self.source.read(self.name, key.start, key.stop)
+
+
+class Tensor:
+    """One weight of a file."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self._model, self.name = model, name
+        self.record = model.container.record(name)
+        # what is stored; an alias stands for another tensor
+        self._stored = model.container.record(self.record.target) if self.record.target is not None else self.record
+
+    # -- what the index says -------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that it has in the source."""
+        return self._stored.shape
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that it had in the source."""
+        return self._stored.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its extent, before compression."""
+        return self._stored.length
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Bits of its extent for each element; None if it has no elements."""
+        count = prod(self.shape)
+        return 8 * self.nbytes / count if count else None
+
+    @property
+    def error(self) -> float | None:
+        """Frobenius norm of the difference from the source, relative to the source's; None if it was not measured."""
+        return self._stored.error
+
+    @property
+    def max_error(self) -> float | None:
+        """Largest absolute difference from the source; None if it was not measured."""
+        return self._stored.max_error
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """How it decodes."""
+        with self._named():
+            return self._model.scheme(self._stored.scheme)
+
+    @property
+    def coding(self) -> str:
+        """The name of its coding."""
+        return str(type(self.scheme.coding).__struct_config__.tag)
+
+    @property
+    def method(self) -> str | None:
+        """The method that made it."""
+        return self.scheme.method
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a code; of all books together, if additive."""
+        coding = self.scheme.coding
+        return None if isinstance(coding, Dense) else coding.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Inputs that share a scale; None for whole rows, blocks of several rows, maps and dense tensors."""
+        coding = self.scheme.coding
+        if not isinstance(coding, Affine | Lookup) or coding.scales is None:
+            return None
+        group = coding.group
+        if isinstance(group, Flat | Comb):
+            return group.size
+        return group.columns if isinstance(group, Block) and group.rows == 1 else None
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(out_features, in_features): the matrix that a product uses."""
+        return linear.matrix_shape(self.shape, self.scheme.transposed)
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The numbers of the record that depend on the data."""
+        return tuple(self._stored.parameters)
+
+    def __repr__(self) -> str:
+        return f"<qformat.Tensor {self.name!r} {self.shape} {self.dtype}, {self.nbytes} bytes>"
+
+    # -- arrays --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors that come from below say which file and tensor they are about."""
+        try:
+            yield
+        except QFormatError as error:
+            error.file = error.file or self._model.path
+            error.tensor = error.tensor or self.name
+            raise
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        """Every role, unread; the extent must be exactly as long as its scheme says."""
+        with self._named():
+            extent = linear.layout(self.scheme, self.matrix_shape, self.parameters)
+            if extent.length != self._stored.length:
+                raise InvalidFileError(
+                    "the extent does not fit scheme and shape",
+                    field="length",
+                    expected=extent.length,
+                    found=self._stored.length,
+                )
+            buffer = _Extent(self._model.container, self._stored.name)
+            return linear.parts(self.scheme, self.matrix_shape, self.parameters, buffer)
+
+    @cached_property
+    def checked(self) -> dict[str, NDArray[Any] | Part]:
+        """Every role, with what indexes something replaced by a checked private copy. Checked once."""
+        with self._named():
+            return linear.secure(self.scheme, self.matrix_shape, self.parameters, self._parts)
+
+    def extent(self) -> NDArray[np.uint8]:
+        """The bytes of the extent; a view of the mapping if they are stored raw."""
+        with self._named():
+            return self._model.container.read(self._stored.name)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Role → array, plain row-major whatever the layout, nested roles dotted; views where that is possible."""
+        with self._named():
+            arrays = {name: whole(part) for name, part in self.checked.items()}
+        if isinstance(self.scheme.coding, Dense) and not self.scheme.transforms and not self.scheme.transposed:
+            arrays["values"] = arrays["values"].reshape(self.shape)
+        return arrays
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    def decode(self, dtype: DTypeLike = "float32", rows: Index = None, columns: Index = None) -> NDArray[Any]:
+        """The weights in the source's shape, transforms and corrections included.
+
+        Args:
+            dtype: of the result; weights are computed in float32 and cast. Tensors that are only stored are cast
+                from their own dtype.
+            rows: which of the first dimension, a slice or a 1-D array of integers.
+            columns: which of the last dimension.
+
+        Raises:
+            UnsupportedError: columns (or rows) of a tensor whose transforms mix them; complex numbers into real ones.
+            InvalidFileError, IntegrityError, ChangedError: the file is damaged.
+            IndexError, TypeError, ValueError: rows or columns make no sense for the shape.
+        """
+        target = numpy_dtype(dtype) if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
+        selection = Selection(self.shape, self.scheme.transposed, rows, columns)
+        with self._named():
+            if selection.some_columns and linear.mixes_columns(self.scheme):
+                raise UnsupportedError("its transforms mix columns, so it has no column slices", field="transforms")
+            if selection.some_rows and linear.mixes_rows(self.scheme):
+                raise UnsupportedError("its output transforms mix rows, so it has no row slices", field="transforms")
+            out = np.empty(selection.matrix_shape, target)
+            if out.size:
+                whole_at_once = not linear.row_local(self.scheme)
+                most = self.matrix_shape[0] if whole_at_once else max(TILE // max(self.matrix_shape[1], 1), 1)
+                for tile in selection.tiles(most):
+                    out[tile.into] = self._decode_window(tile.window, target)[tile.rows][:, selection.inside]
+        return selection.restore(out)
+
+    def _decode_window(self, window: Window, target: np.dtype[Any]) -> NDArray[Any]:
+        """A rectangle of the matrix as `target`."""
+        scheme = self.scheme
+        if isinstance(scheme.coding, Dense) and not (
+            scheme.transforms or scheme.output_transforms or scheme.corrections
+        ):
+            values = self._parts["values"].window(window)
+            if values.dtype.kind == "c" and target.kind != "c":
+                raise UnsupportedError("complex numbers do not decode into real ones", field="dtype", found=str(target))
+        else:
+            values = linear.decode(scheme, self.matrix_shape, self.checked, window, self.parameters)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(target, copy=False)
+
+    def matvec(self, x: ArrayLike, mode: Literal["exact", "int8"] = "exact") -> NDArray[np.float32]:
+        """y = W x without bias, float32.
+
+        Args:
+            x: (in_features,) or (batch, in_features) of float32, float16 or bfloat16.
+            mode: `exact` keeps the dtype of x and accumulates in float32; `int8` rounds x to eight bits per block.
+
+        Raises:
+            ValueError, TypeError: the shape or dtype of x, or the mode.
+        """
+        vector = np.asarray(x)
+        if mode not in ("exact", "int8"):
+            raise ValueError(f"mode is {mode!r}, expected 'exact' or 'int8'")
+        if vector.dtype.name not in ("float32", "float16", "bfloat16"):
+            raise TypeError(f"x is {vector.dtype}, expected float32, float16 or bfloat16")
+        rows, inputs = self.matrix_shape
+        if vector.ndim not in (1, 2) or vector.shape[-1] != inputs:
+            raise ValueError(f"x has shape {vector.shape}, expected ({inputs},) or (batch, {inputs})")
+        batch = vector.reshape(-1, inputs) if vector.size else np.zeros((prod(vector.shape[:-1]), inputs), vector.dtype)
+        with self._named():
+            y = self._product(batch, mode)
+        return y.reshape(*vector.shape[:-1], rows)
+
+    def _product(self, x: NDArray[Any], mode: Literal["exact", "int8"]) -> NDArray[np.float32]:
+        """x (batch, K) times W transposed, decoded in tiles of rows."""
+        rows, inputs = self.matrix_shape
+        y = np.zeros((len(x), rows), np.float32)
+        step = rows if not linear.row_local(self.scheme) else max(TILE // max(inputs, 1), 1)
+        values = x.astype(np.float32)
+        for top in range(0, rows if y.size and inputs else 0, max(step, 1)):
+            bottom = min(top + step, rows)
+            y[:, top:bottom] = values @ self._decode_window(Window(top, bottom, 0, inputs), np.dtype(np.float32)).T
+        return y
+
+    def check(self) -> None:
+        """Every number that must be in range or finite is, and all padding is zero: reads everything.
+
+        Raises:
+            QFormatError: the first fault, with file, tensor and role.
+        """
+        with self._named():
+            linear.check(self.scheme, self.matrix_shape, self._parts, self.parameters)
+            buffer = _Extent(self._model.container, self._stored.name)
+            linear.check_padding(self.scheme, self.matrix_shape, self.parameters, buffer)
+
+
+def verify(
+    path: Path,
+    *,
+    names: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Callable[..., None] | None = None,
+) -> None:
+    """Check a file wholly: every hash, then that every number means something.
+
+    Tensors that need a newer version are verified as bytes only.
+
+    Raises:
+        QFormatError: of the class of the first fault, naming every bad tensor; the single errors are its notes.
+    """
+    with open(path) as model:
+        faults: list[QFormatError] = list(model.container.verify(names, workers=workers, progress=progress))
+        bad = {fault.tensor for fault in faults}
+        listed = [name for name in (model if names is None else names) if name not in bad]
+        own = [name for name in listed if model.container.record(name).target is None]
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            faults += [fault for fault in pool.map(lambda name: _fault(model[name]), own) if fault is not None]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        places = ", ".join(dict.fromkeys(str(fault.tensor or fault.field) for fault in faults))
+        error = type(faults[0])(f"{len(faults)} faults: {places}", file=os.fspath(path), tensor=faults[0].tensor)
+        for fault in faults:
+            error.add_note(str(fault))
+        raise error
+
+
+def _fault(tensor: Tensor) -> QFormatError | None:
+    """What is wrong with the numbers of a tensor."""
+    try:
+        tensor.check()
+    except UnsupportedError:
+        return None
+    except QFormatError as error:
+        return error
+    return None

@@ -1,0 +1,141 @@
+"""Transforms: what happens to the input of a coded matrix, or mirrored, to its output.
+
+T is a matrix: the input x becomes T x, the coded matrix C acts like C · T. Listed among the output transforms, the same
+data class means the transpose: the output y becomes Tᵀ y.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat.codings.grammar import Frozen
+from qformat.codings.parts import Arrays, Role, whole
+from qformat.errors import InvalidFileError
+from qformat.sparse import check_csr, check_finite, csr_roles, float_dtype, rows_of
+
+
+class Permute(Frozen, frozen=True, tag="permute", tag_field="transform"):
+    """`x'[j] = x[indices[j]]` (act-order). Roles: indices uint32 (K,), a bijection."""
+
+
+class Scale(Frozen, frozen=True, tag="scale", tag_field="transform"):
+    """`x'[j] = x[j] · scales[j]` (AWQ, SmoothQuant, SINQ). Roles: scales (K,)."""
+
+    dtype: str
+
+
+class Hadamard(Frozen, frozen=True, tag="hadamard", tag_field="transform"):
+    """`x' = H(signs · x) / √block` in blocks (QuIP#, arXiv 2402.04396 §3). Roles: signs int8 (K,) of ±1."""
+
+    block: int
+
+
+class Reassemble(Frozen, frozen=True, tag="reassemble", tag_field="transform"):
+    """`x' = R x`, R (channels, K) CSR (QLLM, arXiv 2310.08041 §4.1: split and merged channels).
+
+    Parameters: channels, non-zeros. Roles: row_pointers uint32 (channels + 1,), columns uint32, values float32.
+    """
+
+
+Transform = Permute | Scale | Hadamard | Reassemble
+
+
+def validate(transform: Transform, where: str, output: bool) -> None:
+    """Parameters make sense whatever the shape."""
+    if isinstance(transform, Scale):
+        float_dtype(transform.dtype, where)
+    if isinstance(transform, Hadamard) and transform.block not in {2**power for power in range(25)}:
+        raise InvalidFileError("block is not a power of two", field=f"{where}.block", found=transform.block)
+    if isinstance(transform, Reassemble) and output:
+        raise InvalidFileError("reassemble transforms inputs only", field=where)
+
+
+def roles(transform: Transform, before: int, after: int, nonzeros: int) -> dict[str, Role]:
+    """The arrays of a transform from `before` channels to `after`."""
+    match transform:
+        case Permute():
+            return {"indices": Role("uint32", (before,))}
+        case Scale():
+            return {"scales": Role(transform.dtype, (before,))}
+        case Hadamard():
+            if before % transform.block:
+                raise InvalidFileError(
+                    "block does not divide the side", field="block", expected=before, found=transform.block
+                )
+            return {"signs": Role("int8", (before,))}
+        case Reassemble():
+            return csr_roles(after, nonzeros, "float32")
+
+
+def hadamard(x: NDArray[Any], block: int) -> NDArray[Any]:
+    """Blocks of the last dimension times the Hadamard matrix of Sylvester, unscaled.
+
+    Butterflies with distance 1, 2, 4, …: (a, b) becomes (a + b, a − b), rounded in the dtype of x.
+    """
+    out, distance = x, 1
+    while distance < block:
+        pairs = out.reshape(*x.shape[:-1], x.shape[-1] // (2 * distance), 2, distance)
+        first, second = pairs[..., 0, :], pairs[..., 1, :]
+        out = np.stack([first + second, first - second], axis=-2).reshape(x.shape)
+        distance *= 2
+    return out
+
+
+def multiply(matrix: NDArray[Any], transform: Transform, arrays: Arrays, before: int) -> NDArray[Any]:
+    """matrix (n, after) · T as (n, before), each step rounded in the matrix's dtype."""
+    match transform:
+        case Permute():
+            out = np.empty_like(matrix)
+            out[:, whole(arrays["indices"])] = matrix
+            return out
+        case Scale():
+            return np.asarray(matrix * whole(arrays["scales"]).astype(matrix.dtype))
+        case Hadamard():
+            scaled = hadamard(matrix, transform.block) * matrix.dtype.type(1 / np.sqrt(transform.block))
+            return np.asarray(scaled * whole(arrays["signs"]).astype(matrix.dtype))
+        case Reassemble():
+            out = np.zeros((len(matrix), before), matrix.dtype)
+            values = whole(arrays["values"]).astype(matrix.dtype)
+            rows = rows_of(whole(arrays["row_pointers"]))
+            np.add.at(out.T, whole(arrays["columns"]), (matrix[:, rows] * values).T)  # in the order of the non-zeros
+            return out
+
+
+def apply(transform: Transform, arrays: Arrays, x: NDArray[Any], after: int) -> NDArray[Any]:
+    """T x for x (batch, before), float64."""
+    match transform:
+        case Permute():
+            return np.asarray(x[:, whole(arrays["indices"])])
+        case Scale():
+            return np.asarray(x * whole(arrays["scales"]).astype(np.float64))
+        case Hadamard():
+            return np.asarray(hadamard(x * whole(arrays["signs"]), transform.block) / np.sqrt(transform.block))
+        case Reassemble():
+            out = np.zeros((len(x), after))
+            values = whole(arrays["values"]).astype(np.float64)
+            np.add.at(out.T, rows_of(whole(arrays["row_pointers"])), (x[:, whole(arrays["columns"])] * values).T)
+            return out
+
+
+def check(transform: Transform, where: str, arrays: Arrays, side: int) -> None:
+    """Indices are in range, numbers are finite: `arrays` holds the roles under the name `where`."""
+    match transform:
+        case Permute():
+            indices = whole(arrays[f"{where}.indices"]).astype(np.int64)
+            seen = np.zeros(side, bool)
+            seen[indices[indices < side]] = True
+            if not seen.all():
+                missing = int(np.flatnonzero(~seen)[0])
+                raise InvalidFileError(f"not a permutation: {missing} is missing", field=f"{where}.indices")
+        case Scale():
+            check_finite(f"{where}.scales", arrays)
+        case Hadamard():
+            signs = whole(arrays[f"{where}.signs"])
+            if not (np.abs(signs.astype(np.int16)) == 1).all():
+                raise InvalidFileError("signs are not ±1", field=f"{where}.signs")
+        case Reassemble():
+            check_csr(where, arrays, side)
+            check_finite(f"{where}.values", arrays)

@@ -1,0 +1,111 @@
+"""Transforms, codings and corrections together."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qformat import linear, transforms
+from qformat.codings.grammar import Affine, Block, Dense
+from qformat.codings.parts import Window
+from qformat.errors import InvalidFileError
+from qformat.linear import Hadamard, Permute, Scale, Scheme
+from tests.strategies import Linear, linears
+
+
+@given(linears())
+def test_schemes_survive_json(case: Linear) -> None:
+    document = linear.dump(case.scheme)
+    assert linear.parse(json.loads(json.dumps(document))) == case.scheme
+    assert linear.dump(linear.parse(document)) == document
+
+
+@given(linears())
+def test_bytes_and_arrays_invert_each_other(case: Linear) -> None:
+    stored = linear.pack(case.scheme, case.shape, case.arrays, case.parameters)
+    assert len(stored) == linear.layout(case.scheme, case.shape, case.parameters).length
+    found = linear.unpack(case.scheme, case.shape, case.parameters, stored)
+    assert list(found) == list(linear.roles(case.scheme, case.shape, case.parameters))
+    assert all(found[name].tobytes() == array.tobytes() for name, array in case.arrays.items())
+    linear.check(case.scheme, case.shape, found, case.parameters)
+    linear.check_padding(case.scheme, case.shape, case.parameters, stored)
+
+
+@given(linears(), st.integers(0, 2**32 - 1))
+def test_the_decoded_matrix_multiplies_as_the_parts_do(case: Linear, seed: int) -> None:
+    weight = linear.decode(case.scheme, case.shape, case.arrays, parameters=case.parameters).astype(np.float64)
+    x = np.random.default_rng(seed).standard_normal((2, case.shape[1]))
+    y = linear.matvec(case.scheme, case.shape, case.arrays, x, case.parameters)
+    expected = x @ weight.T
+    # everything is a short chain of float32 operations on numbers of this size
+    scale = np.abs(x) @ np.abs(weight).T + np.abs(expected).max(initial=1) + 1e3 * np.abs(x).sum()
+    assert (np.abs(y - expected) <= 1e-4 * scale).all()
+
+
+@given(linears(), st.data())
+def test_a_rectangle_decodes_as_within_the_whole(case: Linear, data: st.DataObject) -> None:
+    expected = linear.decode(case.scheme, case.shape, case.arrays, parameters=case.parameters)
+    sides = []
+    for side in case.shape:
+        start = data.draw(st.integers(0, side))
+        sides += [start, data.draw(st.integers(start, side))]
+    window = Window(*sides)
+    stored = linear.pack(case.scheme, case.shape, case.arrays, case.parameters)
+    parts = linear.parts(case.scheme, case.shape, case.parameters, stored)
+    held = linear.secure(case.scheme, case.shape, case.parameters, parts)
+    found = linear.decode(case.scheme, case.shape, held, window, case.parameters)
+    assert found.tobytes() == np.ascontiguousarray(expected[window.slices]).tobytes()
+
+
+@pytest.mark.parametrize("block", [1, 2, 8, 64])
+def test_hadamard_is_the_matrix_of_sylvester(block: int) -> None:
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    assert np.array_equal(transforms.hadamard(np.eye(block), block), matrix)
+
+
+def test_act_order_and_smoothing_give_back_the_matrix_they_were_made_from() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(0, 16, (6, 12)).astype(np.float32)
+    order, smooth = rng.permutation(12), 2.0 ** rng.integers(-3, 3, 12)
+    scheme = Scheme(
+        coding=Affine(bits=4, group=Block(columns=4), scales=Dense(dtype="float32")),
+        transforms=(Scale(dtype="float16"), Permute()),
+    )
+    arrays = {
+        "transforms.0.scales": (1 / smooth).astype(np.float16),
+        "transforms.1.indices": order.astype(np.uint32),
+        "scales": np.ones((6, 3), np.float32),
+        "codes": weight[:, order].astype(np.uint8),
+    }
+    assert np.array_equal(linear.decode(scheme, (6, 12), arrays), weight / smooth)
+
+
+def test_hadamard_inverts_itself() -> None:
+    rng = np.random.default_rng(1)
+    weight, signs = rng.standard_normal((5, 16)).astype(np.float32), rng.choice([-1, 1], 16).astype(np.int8)
+    scheme = Scheme(coding=Dense(dtype="float32"), transforms=(Hadamard(block=16),))
+    rotated = transforms.hadamard(weight * signs, 16) / 4
+    found = linear.decode(scheme, (5, 16), {"transforms.0.signs": signs, "values": rotated})
+    assert np.allclose(found, weight, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "transposed", "matrix"),
+    [
+        ((), False, (1, 1)), ((7,), False, (1, 7)), ((3, 5), False, (3, 5)), ((3, 5), True, (5, 3)),
+        ((2, 3, 5), False, (6, 5)), ((2, 3, 5), True, (10, 3)), ((2, 2, 3, 5), False, (12, 5)), ((0, 5), True, (5, 0)),
+    ],
+)  # fmt: skip
+def test_the_matrix_of_a_shape(shape: tuple[int, ...], transposed: bool, matrix: tuple[int, int]) -> None:
+    assert linear.matrix_shape(shape, transposed) == matrix
+
+
+def test_a_vector_is_not_transposed() -> None:
+    with pytest.raises(InvalidFileError):
+        linear.matrix_shape((7,), True)
