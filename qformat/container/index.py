@@ -1,0 +1,267 @@
+"""An index, validated as columns before a byte of it is believed.
+
+Nothing here can wrap: every number is bounded before it is added, sums are of bounded uint64, products go through
+float64 with a cap far below its precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat import dtypes
+from qformat.container import strictjson
+from qformat.container.records import (
+    ALIGNMENT,
+    CHUNK,
+    CHUNK_ROW,
+    INDEX,
+    INDEX_MAGIC,
+    KINDS,
+    LARGE,
+    NONE,
+    PAGE,
+    PREAMBLE,
+    RANK,
+    RECORD,
+    SPLIT4,
+    TRAILER,
+    Limits,
+    align,
+    sections,
+)
+from qformat.errors import InvalidFileError, LimitError, UnsupportedError
+
+TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
+
+# Container features that this version knows; an unknown required one refuses the file.
+FEATURES = frozenset({"shards"})
+
+_DOCUMENT = {"required": list, "optional": list, "schemes": list, "metadata": dict}
+
+
+@dataclass(frozen=True)
+class Index:
+    """A valid index: its tables as structured arrays, its document as parsed JSON."""
+
+    minor: int
+    records: NDArray[Any]
+    chunks: NDArray[Any]
+    names: bytes
+    document: dict[str, Any]
+    previous: tuple[int, int, bytes]
+    end: int  # where the extents end
+
+    def name(self, row: int) -> bytes:
+        record = self.records[row]
+        start = int(record["name_offset"])
+        return self.names[start : start + int(record["name_length"])]
+
+
+def _fail(message: str, field: str, at: NDArray[Any] | None = None, **facts: Any) -> InvalidFileError:
+    if at is not None and at.size:
+        field = f"records[{int(at[0])}].{field}"
+    return InvalidFileError(message, field=field, **facts)
+
+
+def _all(good: NDArray[Any], message: str, field: str, values: NDArray[Any], **facts: Any) -> None:
+    """InvalidFileError naming the first record where `good` is false."""
+    if not good.all():
+        at = np.flatnonzero(~good)
+        raise _fail(message, field, at, found=values[at[0]], **facts)
+
+
+def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
+    """The index in `raw`, which lies at byte `offset` of its file.
+
+    Raises:
+        InvalidFileError, LimitError: a number, a name or the document breaks the format; `field` names it.
+        UnsupportedError: it needs a container feature that this version does not have.
+    """
+    if raw.size < INDEX.itemsize:
+        raise InvalidFileError("index too short", field="index", expected=INDEX.itemsize, found=raw.size)
+    head = raw[: INDEX.itemsize].view(INDEX)[0]
+    if head["magic"].tobytes() != INDEX_MAGIC:
+        raise InvalidFileError("not an index", field="index.magic", offset=offset, found=head["magic"].tobytes())
+    if head["reserved_flags"] or any(head["reserved"].tobytes()):
+        raise InvalidFileError("reserved bytes are not zero", field="index.reserved", offset=offset)
+    counts = [int(head[name]) for name in ("records", "chunks", "names_length", "json_length")]
+    for name, count, most in zip(
+        ("records", "chunks", "names_length", "json_length"),
+        counts,
+        (limits.records, limits.index // CHUNK_ROW.itemsize, limits.records * limits.name, limits.json),
+        strict=True,
+    ):
+        if count > most:
+            raise LimitError("too many", field=f"index.{name}", expected=f"at most {most}", found=count)
+    starts = sections(*counts)
+    if starts[-1] != raw.size:
+        raise InvalidFileError("tables do not fill the index", field="index.length", expected=starts[-1], found=raw.size)
+    ends = [starts[0] + counts[0] * RECORD.itemsize, starts[1] + counts[1] * CHUNK_ROW.itemsize,
+            starts[2] + counts[2], starts[3] + counts[3]]
+    for name, end, after in zip(("records", "chunks", "names", "json"), ends, starts[1:], strict=True):
+        if raw[end:after].any():
+            raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=offset + end)
+    records = raw[starts[0] : ends[0]].view(RECORD)
+    chunks = raw[starts[1] : ends[1]].view(CHUNK_ROW)
+    names = raw[starts[2] : ends[2]].tobytes()
+    document = _document(raw[starts[3] : ends[3]].tobytes(), limits)
+    previous = (int(head["previous_offset"]), int(head["previous_length"]), head["previous_digest"].tobytes())
+    extents_end = int(head["extents_end"])
+    _chain(previous, offset, extents_end)
+    _records(records, len(document["schemes"]), limits)
+    _names(records, names, limits)
+    _extents(records, chunks, extents_end, limits)
+    return Index(int(head["minor"]), records, chunks, names, document, previous, extents_end)
+
+
+def _document(text: bytes, limits: Limits) -> dict[str, Any]:
+    document = strictjson.loads(text, limits)
+    if not isinstance(document, dict):
+        raise InvalidFileError("not an object", field="json", found=type(document).__name__)
+    for key, kind in _DOCUMENT.items():
+        if not isinstance(document.get(key), kind):
+            raise InvalidFileError(f"not {kind.__name__}", field=f"json.{key}", found=type(document.get(key)).__name__)
+    for key in ("required", "optional"):
+        if not all(isinstance(feature, str) for feature in document[key]):
+            raise InvalidFileError("features are names", field=f"json.{key}")
+    unknown = sorted(set(document["required"]) - FEATURES)
+    if unknown:
+        raise UnsupportedError("the file needs a feature that this version lacks", field="json.required", found=unknown[0])
+    if not all(isinstance(scheme, dict) for scheme in document["schemes"]):
+        raise InvalidFileError("a scheme is an object", field="json.schemes")
+    return document
+
+
+def _chain(previous: tuple[int, int, bytes], offset: int, extents_end: int) -> None:
+    """The extents end before this index, or before the first of the chain of those that it supersedes."""
+    start, length, digest = previous
+    if extents_end % ALIGNMENT or extents_end < PREAMBLE.itemsize:
+        raise InvalidFileError("out of range", field="index.extents_end", found=extents_end)
+    if length == 0:
+        if start or any(digest):
+            raise InvalidFileError("no previous index, but its fields are set", field="index.previous_offset", found=start)
+        if extents_end != offset:
+            raise InvalidFileError("the index does not follow the extents", field="index.extents_end", expected=offset, found=extents_end)
+    elif start % ALIGNMENT or not extents_end <= start < offset or length != offset - start - TRAILER.itemsize:
+        raise InvalidFileError("the previous index does not end where this one begins", field="index.previous_offset", found=start)
+
+
+def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
+    """Every field on its own, then shapes."""
+    kind, rank = r["kind"], r["rank"]
+    _all(kind < len(KINDS), "unknown kind", "kind", kind)
+    _all(r["reserved"] == 0, "reserved bytes are not zero", "reserved", r["reserved"])
+    known = np.isin(r["dtype"], np.array(sorted(dtypes.NAME_OF_ID), np.uint64))
+    _all(known, "unknown dtype", "dtype", r["dtype"])
+    attached = kind == ATTACHMENT
+    scheme_ok = np.where(attached, r["scheme"] == NONE, r["scheme"] < schemes)
+    _all(scheme_ok, "no such scheme", "scheme", r["scheme"])
+    _all(np.where(kind == ALIAS, r["target"] < len(r), r["target"] == NONE), "no such target", "target", r["target"])
+    if (rank > RANK).any():
+        at = np.flatnonzero(rank > RANK)
+        raise LimitError("too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]])
+    used = np.arange(RANK)[None, :] < rank[:, None]
+    _all(((r["shape"] == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", r["shape"])
+    if (r["shape"] > limits.dimension).any():
+        at = np.flatnonzero((r["shape"] > limits.dimension).any(axis=1))
+        raise LimitError("a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
+    elements = np.where(used, np.maximum(r["shape"], 1), 1).astype(np.float64).prod(axis=1)
+    if (elements > limits.elements).any():
+        at = np.flatnonzero(elements > limits.elements)
+        raise LimitError("too many elements", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
+    if (r["length"] > limits.extent).any():
+        at = np.flatnonzero(r["length"] > limits.extent)
+        raise LimitError("an extent is too long", field=f"records[{int(at[0])}].length", found=r["length"][at[0]])
+    _all(~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"])
+    _all(np.sort(r["order"]) == np.arange(len(r)), "not a permutation", "order", r["order"])
+
+
+def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> None:
+    """Names fill the pool in record order, are plain ASCII, sorted within tensors and attachments, and unique."""
+    length = r["name_length"]
+    _all((length >= 1) & (length <= limits.name), "a name has 1 to 512 bytes", "name_length", length)
+    starts = np.concatenate([np.zeros(1, np.uint64), np.cumsum(length, dtype=np.uint64)])
+    if int(starts[-1]) != len(pool):
+        raise _fail("names do not fill the pool", "names", expected=len(pool), found=int(starts[-1]))
+    _all(r["name_offset"] == starts[:-1], "names do not follow each other", "name_offset", r["name_offset"])
+    raw = np.frombuffer(pool, np.uint8)
+    bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
+    if bad.any():
+        at = int(np.searchsorted(starts, np.flatnonzero(bad)[0], side="right")) - 1
+        raise _fail("a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])])
+    ends = starts.tolist()
+    names = [pool[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    first = int((r["kind"] != ATTACHMENT).sum())
+    _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
+    for part, base in ((names[:first], 0), (names[first:], first)):
+        for row, (a, b) in enumerate(zip(part, part[1:], strict=False)):
+            if a >= b:
+                what = "a name twice" if a == b else "names are not sorted"
+                raise _fail(what, "name", np.array([base + row + 1]), found=b)
+    if b"/" in pool or b"." in pool or b" " in pool:
+        for row, name in enumerate(names):
+            if (b"/" in name and not all(p not in (b"", b".", b"..") for p in name.split(b"/"))) or name in (b".", b"..") or name != name.strip():
+                raise _fail("a name is not a plain path", "name", np.array([row]), found=name)
+
+
+def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) -> None:
+    """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
+    alias = r["kind"] == ALIAS
+    target = r[np.where(alias, r["target"], 0).astype(np.int64)] if len(r) else r
+    for field in ("scheme", "dtype", "rank", "shape", "parameters", "offset", "length", "stored", "first_chunk", "chunks", "digest"):
+        equal = (r[field] == target[field]).reshape(len(r), -1).all(axis=1)
+        _all(~alias | equal, "an alias differs from its target", field, r["target"])
+    _all(~alias | (target["kind"] == TENSOR), "an alias of what is not a tensor", "target", r["target"])
+    own = np.flatnonzero(~alias)
+    own = own[np.argsort(r["order"][own], kind="stable")]
+    e = r[own]
+    count = -(-e["length"].astype(np.int64) // CHUNK)
+    if not np.array_equal(e["chunks"].astype(np.int64), count):
+        at = own[np.flatnonzero(e["chunks"].astype(np.int64) != count)]
+        raise _fail("chunks do not cover the extent", "chunks", at, found=r["chunks"][at[0]])
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+    if int(first[-1]) != len(chunks):
+        raise _fail("chunks left over or missing", "chunks", expected=int(first[-1]), found=len(chunks))
+    if not np.array_equal(e["first_chunk"].astype(np.int64), first[:-1]):
+        raise _fail("chunks do not follow each other", "first_chunk", own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])])
+    _chunk_rows(e, own, chunks, count, first)
+    _offsets(e, own, end)
+
+
+def _chunk_rows(e: NDArray[Any], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]) -> None:
+    owner = np.repeat(np.arange(len(e)), count)
+    place = np.arange(len(chunks)) - first[:-1][owner]
+    raw = np.minimum(e["length"].astype(np.int64)[owner] - place * CHUNK, CHUNK)
+    stored = chunks["stored"].astype(np.int64)
+    good = np.where(chunks["codec"] == 0, stored == raw, (stored > 0) & (stored < raw)) & (chunks["codec"] <= SPLIT4)
+    if not good.all():
+        at = int(np.flatnonzero(~good)[0])
+        raise _fail("a chunk has a wrong codec or length", f"chunks[{at}]", own[owner[at : at + 1]], found=int(stored[at]))
+    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(stored)])
+    sums = total[first[1:]] - total[first[:-1]]
+    if not np.array_equal(e["stored"].astype(np.int64), sums):
+        at = np.flatnonzero(e["stored"].astype(np.int64) != sums)
+        raise _fail("chunks do not add up to the extent", "stored", own[at], expected=int(sums[at[0]]), found=int(e["stored"][at[0]]))
+
+
+def _offsets(e: NDArray[Any], own: NDArray[Any], end: int) -> None:
+    offset, stored = e["offset"], e["stored"]
+    if len(e) == 0:
+        if end != PREAMBLE.itemsize:
+            raise _fail("bytes that nothing accounts for", "extents", offset=PREAMBLE.itemsize)
+        return
+    size = np.uint64(end)
+    _all((offset <= size) & (stored <= size - np.minimum(offset, size)), "outside of the file", "offset", offset)
+    before = np.concatenate([np.array([PREAMBLE.itemsize], np.uint64), offset[:-1] + stored[:-1]])
+    to = np.where(e["length"] >= LARGE, PAGE, ALIGNMENT).astype(np.uint64)
+    expected = (before + to - np.uint64(1)) // to * to
+    if not np.array_equal(offset, expected):
+        at = np.flatnonzero(offset != expected)
+        raise _fail("extents do not follow each other", "offset", own[at], expected=int(expected[at[0]]), found=int(offset[at[0]]))
+    last = int(offset[-1]) + int(stored[-1])
+    if align(last) != end:
+        raise _fail("the index does not follow the last extent", "extents", expected=align(last), found=end)

@@ -1,0 +1,158 @@
+"""Where bytes come from: a local file (mapped), or anything that fsspec can read in ranges."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat.errors import ChangedError, InvalidFileError, QFormatError, UnsupportedError
+
+Bytes = NDArray[np.uint8]
+
+
+class ByteSource(Protocol):
+    """Random access to a file that does not change."""
+
+    path: str
+    size: int
+
+    def view(self, offset: int, length: int) -> Bytes:
+        """Bytes without a copy where that is possible."""
+
+    def pread(self, offset: int, length: int) -> Bytes:
+        """Bytes copied out: never a fault, whatever happens to the file meanwhile."""
+
+    def check(self) -> None:
+        """ChangedError if the file is not the one that was opened, as it was."""
+
+    def close(self) -> None: ...
+
+
+class LocalFile:
+    """A regular file, mapped read-only and shared with every process that maps it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            # O_NONBLOCK: a FIFO or device must not block the open that finds out what it is.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+            raise  # the plain errors that every caller of open() knows
+        except OSError as error:
+            raise InvalidFileError(f"cannot be opened: {error.strerror}", file=path) from error
+        try:
+            found = os.fstat(self._fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidFileError("not a regular file", file=path)
+            self._signature = _signature(found)
+            self.size = found.st_size
+            self._map = np.frombuffer(mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ), np.uint8) if self.size else np.zeros(0, np.uint8)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def check(self) -> None:
+        if self._fd < 0:
+            raise ValueError("the file is closed")
+        if _signature(os.fstat(self._fd)) != self._signature:
+            raise ChangedError("the file changed while it was open", file=self.path)
+
+    def view(self, offset: int, length: int) -> Bytes:
+        self.check()
+        return self._map[offset : offset + length]
+
+    def pread(self, offset: int, length: int) -> Bytes:
+        if self._fd < 0:
+            raise ValueError("the file is closed")
+        out = np.empty(length, np.uint8)
+        done = 0
+        while done < length:
+            count = os.preadv(self._fd, [memoryview(out)[done:]], offset + done)
+            if count == 0:
+                raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + done)
+            done += count
+        return out
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
+
+
+def _signature(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class RemoteFile:
+    """A file behind a URL: one request for its size, then ranges."""
+
+    TAIL = 1 << 16
+
+    def __init__(self, url: str) -> None:
+        self.path = url
+        try:
+            import fsspec
+
+            self._filesystem, self._name = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            missing = getattr(error, "name", None) or str(error)
+            raise UnsupportedError(f"reading this address needs the package {missing}", file=url) from error
+        except ValueError as error:
+            raise UnsupportedError(f"no reader for this address: {error}", file=url) from error
+        self.size = int(self._call(lambda: self._filesystem.info(self._name))["size"] or 0)
+        # The tail comes in one request with what a reader wants first: the trailer and, if it is small, the index.
+        start = max(self.size - self.TAIL, 0)
+        self._tail_start, self._tail = start, self._range(start, self.size - start) if self.size else np.zeros(0, np.uint8)
+
+    def _call(self, action: Any) -> Any:
+        try:
+            return action()
+        except (OSError, QFormatError):
+            raise
+        except Exception as error:  # every fsspec backend has errors of its own
+            raise InvalidFileError(f"cannot be read: {error}", file=self.path) from error
+
+    def _range(self, offset: int, length: int) -> Bytes:
+        raw = self._call(lambda: self._filesystem.cat_file(self._name, start=offset, end=offset + length))
+        if len(raw) != length:
+            raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + len(raw))
+        return np.frombuffer(raw, np.uint8)
+
+    def check(self) -> None:
+        return None  # every range is checked against its hash
+
+    def view(self, offset: int, length: int) -> Bytes:
+        return self.pread(offset, length)
+
+    def pread(self, offset: int, length: int) -> Bytes:
+        if offset >= self._tail_start:
+            return self._tail[offset - self._tail_start : offset - self._tail_start + length]
+        return self._range(offset, length) if length else np.zeros(0, np.uint8)
+
+    def close(self) -> None:
+        return None
+
+
+def open_source(path: str | os.PathLike[str]) -> ByteSource:
+    """A local file, or a remote one when `path` is a URL.
+
+    Raises:
+        FileNotFoundError, PermissionError, IsADirectoryError: as open() does.
+        InvalidFileError: not a regular file.
+        UnsupportedError: the address needs a package that is not installed.
+    """
+    text = os.fspath(path)
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme.isalnum():
+        return RemoteFile(text)
+    try:
+        return LocalFile(text)
+    except ValueError as error:  # NUL in the path
+        raise FileNotFoundError(errno.ENOENT, str(error), text) from error
