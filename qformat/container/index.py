@@ -7,6 +7,7 @@ float64 with a cap far below its precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import lt
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,10 @@ class Index:
     minor: int
     records: NDArray[Any]
     chunks: NDArray[Any]
-    names: bytes
+    names: list[bytes]
     document: dict[str, Any]
     previous: tuple[int, int, bytes]
     end: int  # where the extents end
-
-    def name(self, row: int) -> bytes:
-        record = self.records[row]
-        start = int(record["name_offset"])
-        return self.names[start : start + int(record["name_length"])]
 
 
 def _fail(message: str, field: str, at: NDArray[Any] | None = None, **facts: Any) -> InvalidFileError:
@@ -107,13 +103,12 @@ def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
             raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=offset + end)
     records = raw[starts[0] : ends[0]].view(RECORD)
     chunks = raw[starts[1] : ends[1]].view(CHUNK_ROW)
-    names = raw[starts[2] : ends[2]].tobytes()
     document = _document(raw[starts[3] : ends[3]].tobytes(), limits)
     previous = (int(head["previous_offset"]), int(head["previous_length"]), head["previous_digest"].tobytes())
     extents_end = int(head["extents_end"])
     _chain(previous, offset, extents_end)
     _records(records, len(document["schemes"]), limits)
-    _names(records, names, limits)
+    names = _names(records, raw[starts[2] : ends[2]].tobytes(), limits)
     _extents(records, chunks, extents_end, limits)
     return Index(int(head["minor"]), records, chunks, names, document, previous, extents_end)
 
@@ -180,7 +175,7 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     _all(np.sort(r["order"]) == np.arange(len(r)), "not a permutation", "order", r["order"])
 
 
-def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> None:
+def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
     """Names fill the pool in record order, are plain ASCII, sorted within tensors and attachments, and unique."""
     length = r["name_length"]
     _all((length >= 1) & (length <= limits.name), "a name has 1 to 512 bytes", "name_length", length)
@@ -198,27 +193,33 @@ def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> None:
     first = int((r["kind"] != ATTACHMENT).sum())
     _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
     for part, base in ((names[:first], 0), (names[first:], first)):
-        for row, (a, b) in enumerate(zip(part, part[1:], strict=False)):
-            if a >= b:
-                what = "a name twice" if a == b else "names are not sorted"
-                raise _fail(what, "name", np.array([base + row + 1]), found=b)
-    if b"/" in pool or b"." in pool or b" " in pool:
-        for row, name in enumerate(names):
-            if (b"/" in name and not all(p not in (b"", b".", b"..") for p in name.split(b"/"))) or name in (b".", b"..") or name != name.strip():
-                raise _fail("a name is not a plain path", "name", np.array([row]), found=name)
+        if not all(map(lt, part, part[1:])):
+            row = next(i + 1 for i, (a, b) in enumerate(zip(part, part[1:], strict=False)) if a >= b)
+            what = "a name twice" if part[row - 1] == part[row] else "names are not sorted"
+            raise _fail(what, "name", np.array([base + row]), found=part[row])
+    suspicious = names if b"/" in pool else [name for name in names if len(name) <= 2] if int(length.min(initial=3)) <= 2 else []
+    if b" " in pool:
+        suspicious = names
+    for name in suspicious:
+        if name != name.strip() or any(piece in (b"", b".", b"..") for piece in name.split(b"/")):
+            raise _fail("a name is not a plain path", "name", np.array([names.index(name)]), found=name)
+    return names
 
 
 def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) -> None:
     """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
-    alias = r["kind"] == ALIAS
-    target = r[np.where(alias, r["target"], 0).astype(np.int64)] if len(r) else r
+    alias = np.flatnonzero(r["kind"] == ALIAS)
+    copies, targets = r[alias], r[r["target"][alias].astype(np.int64)]
     for field in ("scheme", "dtype", "rank", "shape", "parameters", "offset", "length", "stored", "first_chunk", "chunks", "digest"):
-        equal = (r[field] == target[field]).reshape(len(r), -1).all(axis=1)
-        _all(~alias | equal, "an alias differs from its target", field, r["target"])
-    _all(~alias | (target["kind"] == TENSOR), "an alias of what is not a tensor", "target", r["target"])
-    own = np.flatnonzero(~alias)
+        differ = copies[field] != targets[field]
+        differ = differ.any(axis=1) if differ.ndim > 1 else differ
+        if differ.any():
+            raise _fail("an alias differs from its target", field, alias[np.flatnonzero(differ)])
+    if (targets["kind"] != TENSOR).any():
+        raise _fail("an alias of what is not a tensor", "target", alias[np.flatnonzero(targets["kind"] != TENSOR)])
+    own = np.flatnonzero(r["kind"] != ALIAS)
     own = own[np.argsort(r["order"][own], kind="stable")]
-    e = r[own]
+    e = {field: r[field][own] for field in ("offset", "length", "stored", "first_chunk", "chunks")}
     count = -(-e["length"].astype(np.int64) // CHUNK)
     if not np.array_equal(e["chunks"].astype(np.int64), count):
         at = own[np.flatnonzero(e["chunks"].astype(np.int64) != count)]
@@ -232,8 +233,8 @@ def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) ->
     _offsets(e, own, end)
 
 
-def _chunk_rows(e: NDArray[Any], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]) -> None:
-    owner = np.repeat(np.arange(len(e)), count)
+def _chunk_rows(e: dict[str, NDArray[Any]], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]) -> None:
+    owner = np.repeat(np.arange(len(count)), count)
     place = np.arange(len(chunks)) - first[:-1][owner]
     raw = np.minimum(e["length"].astype(np.int64)[owner] - place * CHUNK, CHUNK)
     stored = chunks["stored"].astype(np.int64)
@@ -248,9 +249,9 @@ def _chunk_rows(e: NDArray[Any], own: NDArray[Any], chunks: NDArray[Any], count:
         raise _fail("chunks do not add up to the extent", "stored", own[at], expected=int(sums[at[0]]), found=int(e["stored"][at[0]]))
 
 
-def _offsets(e: NDArray[Any], own: NDArray[Any], end: int) -> None:
+def _offsets(e: dict[str, NDArray[Any]], own: NDArray[Any], end: int) -> None:
     offset, stored = e["offset"], e["stored"]
-    if len(e) == 0:
+    if len(own) == 0:
         if end != PREAMBLE.itemsize:
             raise _fail("bytes that nothing accounts for", "extents", offset=PREAMBLE.itemsize)
         return

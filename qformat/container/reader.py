@@ -66,8 +66,7 @@ class Part:
             raise
         records = self.index.records
         self.tensors = int((records["kind"] != ATTACHMENT).sum())
-        pool, ends = self.index.names, np.cumsum(records["name_length"]).tolist()
-        self.names = [pool[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        self.names = self.index.names
         self.touched = np.zeros(len(self.index.chunks), bool)
 
     def find(self, name: bytes, first: int, last: int) -> int | None:
