@@ -369,20 +369,32 @@ def verify(
         QFormatError: of the class of the first fault, naming every bad tensor; the single errors are its notes.
     """
     with open(path) as model:
-        faults: list[QFormatError] = list(model.container.verify(names, workers=workers, progress=progress))
-        bad = {fault.tensor for fault in faults}
-        listed = [name for name in (model if names is None else names) if name not in bad]
-        own = [name for name in listed if model.container.record(name).target is None]
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            faults += [fault for fault in pool.map(lambda name: _fault(model[name]), own) if fault is not None]
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        places = ", ".join(dict.fromkeys(str(fault.tensor or fault.field) for fault in faults))
-        error = type(faults[0])(f"{len(faults)} faults: {places}", file=os.fspath(path), tensor=faults[0].tensor)
-        for fault in faults:
+        found = faults(model, names=names, workers=workers, progress=progress)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        places = ", ".join(dict.fromkeys(str(fault.tensor or fault.field) for fault in found))
+        error = type(found[0])(f"{len(found)} faults: {places}", file=os.fspath(path), tensor=found[0].tensor)
+        for fault in found:
             error.add_note(str(fault))
         raise error
+
+
+def faults(
+    model: Model,
+    *,
+    names: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Callable[..., None] | None = None,
+) -> list[QFormatError]:
+    """What `verify` raises, as a list: a fault for each bad tensor, and those of what lies between them."""
+    found: list[QFormatError] = list(model.container.verify(names, workers=workers, progress=progress))
+    bad = {fault.tensor for fault in found}
+    listed = [name for name in (model if names is None else names) if name not in bad]
+    own = [name for name in listed if model.container.record(name).target is None]
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        found += [fault for fault in pool.map(lambda name: _fault(model[name]), own) if fault is not None]
+    return found
 
 
 def _fault(tensor: Tensor) -> QFormatError | None:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from qformat.errors import UnsupportedError
 from qformat.report import listing, reading, summary
 from qformat.report.overview import Overview
 from qformat.report.terminal import Printer
@@ -31,8 +32,10 @@ def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bo
         if tensor is not None:
             from qformat.report import details
 
+            if view.format != "qformat":
+                raise UnsupportedError("values are shown of .qf files only", file=file)
             printer = Printer()
-            printer.lines(details.tensor(view, tensor, printer.width))
+            printer.lines(details.tensor(file, tensor, printer.width))
         elif json_:
             from qformat.report import as_json
 

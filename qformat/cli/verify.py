@@ -7,7 +7,7 @@ import time
 
 import click
 
-from qformat import container
+from qformat import store
 from qformat.errors import IntegrityError, QFormatError
 from qformat.report import as_json, numbers
 from qformat.report.progress import Progress
@@ -22,16 +22,16 @@ from qformat.text import safe_text
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-j", "--workers", type=click.IntRange(1, 256), help="Threads; by default one for each processor.")
 def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: int | None) -> int:
-    """Check every byte of FILE against its hashes, in parallel, and name every bad tensor.
+    """Check every byte of FILE against its hashes, and that its numbers make sense; name every bad tensor.
 
     Only a digest that you know from elsewhere tells that a file is the one you mean: hashes inside a file tell that
     it is whole.
     """
     start = time.perf_counter()
-    with container.open(file) as opened:
-        total, tensors, found = opened.size, len(opened), opened.digest
+    with store.open(file) as model:
+        total, tensors, found = model.container.size, len(model), model.digest
         with Progress(total, "verify", quiet=quiet or json_) as line:
-            bad: list[QFormatError] = list(opened.verify(workers=workers, progress=line.update))
+            bad = store.faults(model, workers=workers, progress=line.update)
     if digest is not None and digest.lower() != found:
         bad.insert(0, IntegrityError("not the file that was asked for", file=file, field="digest",
                                      expected=digest, found=found))  # fmt: skip

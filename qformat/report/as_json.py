@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ BATCH = 1000  # tensors to a piece
 
 
 def tensor(row: Row) -> dict[str, Any]:
-    """One tensor as an object."""
+    """One tensor as an object; an alias has the numbers of its target."""
+    weights = math.prod(row.shape)
     return {
         "name": row.name,
         "shape": list(row.shape),
@@ -21,7 +23,7 @@ def tensor(row: Row) -> dict[str, Any]:
         "method": row.method,
         "bits": row.bits,
         "group_size": row.group_size,
-        "bits_per_weight": row.bits_per_weight,
+        "bits_per_weight": 8 * row.nbytes / weights if weights else None,
         "nbytes": row.nbytes,
         "error": row.error,
         "max_error": row.max_error,

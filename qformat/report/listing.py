@@ -94,7 +94,7 @@ def _cells(row: Row) -> tuple[str | Span, ...]:
         numbers.shape(row.shape),
         safe_text(row.dtype),
         _stored_as(row),
-        numbers.size(row.nbytes),
+        numbers.size(row.nbytes if row.target is None else 0),
         numbers.bits(row.bits_per_weight),
         numbers.error(row.error),
         numbers.error(row.max_error),

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     method: str | None
     bits: int | None
     group_size: int | None
-    nbytes: int
+    nbytes: int  # of an alias: those of its target, which are counted there
     error: float | None  # relative, in the Frobenius norm
     max_error: float | None
     scheme: str  # equal schemes mean: of the same dtype and stored alike
@@ -54,11 +54,11 @@ class Totals:
         self.worst: Row | None = None  # the row of the largest error
         measured, error_sum, worst = 0, 0.0, -1.0
         for row in rows:
-            weights = row.weights
-            self.nbytes += row.nbytes
             if row.target is not None:
                 self.aliases += 1
                 continue
+            weights = row.weights
+            self.nbytes += row.nbytes
             self.weights += weights
             kind = self.kinds.get(row.label)
             if kind is None:
@@ -98,13 +98,13 @@ class Overview:
         metadata: Mapping[str, Any] | None = None,
         *,
         digest: str | None = None,
-        content_digest: str | None = None,
+        content_digest: Callable[[], str] | None = None,
         attachments: Sequence[Attachment] = (),
         files: Sequence[str] = (),
     ) -> None:
         self.path, self.format, self.version, self.total_bytes = path, format, version, total_bytes
         self.metadata: Mapping[str, Any] = metadata or {}
-        self.digest, self.content_digest = digest, content_digest
+        self.digest, self._content_digest = digest, content_digest
         self.attachments, self.files = attachments, files  # files: the shards, when there are several
         self._rows = rows
 
@@ -112,6 +112,11 @@ class Overview:
     def rows(self) -> Sequence[Row]:
         """One row for each tensor, in the file's order."""
         return self._rows() if callable(self._rows) else self._rows
+
+    @property
+    def content_digest(self) -> str | None:
+        """The digest that edits of metadata leave alone, where the format has one; reads all of the index."""
+        return self._content_digest() if self._content_digest is not None else None
 
     @cached_property
     def totals(self) -> Totals:

@@ -57,7 +57,6 @@ def _facts(view: Overview) -> Iterator[tuple[str, str]]:
     yield "made by", _tool(view.metadata)
     yield "carries", ", ".join(f"{safe_text(a.name, 60)} ({numbers.size(a.nbytes)})" for a in view.attachments)
     yield "digest", view.digest or ""
-    yield "content", view.content_digest or ""
 
 
 def _error(totals: Totals) -> str:

@@ -65,7 +65,7 @@ class Printer:
 
     def format(self, line: Line) -> str:
         """One line as the text that is written, without the newline; what could steer a terminal becomes an escape."""
-        if not all([part.isprintable() for part, _ in line]):
+        if not all(part.isprintable() for part, _ in line):
             line = [(safe_text(part), style) for part, style in line]
         if self.colour:
             text = "".join(

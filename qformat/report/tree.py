@@ -30,7 +30,7 @@ class Branch:
         self.children: list[Branch] = []
         self.hidden = 0  # tensors only counted, on a line of its own ("… 900 more")
         self.weights = sum([row.weights for row in rows])
-        self.nbytes = sum([row.nbytes for row in rows])
+        self.nbytes = sum([row.nbytes for row in rows if row.target is None])
         errors = [(row.error, row.weights) for row in rows if row.error is not None]
         self.measured = sum([weights for _, weights in errors])  # the weights whose error is recorded
         self.error_sum = sum([error * weights for error, weights in errors])
