@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from qformat import container, linear
+from qformat import container, kernels, linear
 from qformat.codings.grammar import Affine, Block, Comb, Dense, Flat, Lookup
 from qformat.codings.parts import Part, Window, whole
 from qformat.dtypes import TABLE as DTYPES
@@ -328,19 +328,15 @@ class Tensor:
             raise ValueError(f"x has shape {vector.shape}, expected ({inputs},) or (batch, {inputs})")
         batch = vector.reshape(-1, inputs) if vector.size else np.zeros((prod(vector.shape[:-1]), inputs), vector.dtype)
         with self._named():
-            y = self._product(batch, mode)
+            y = self.product.matvec(batch, mode, kernels.active())
+            self._model.container.guard()  # a file that changed meanwhile has not been multiplied with
         return y.reshape(*vector.shape[:-1], rows)
 
-    def _product(self, x: NDArray[Any], mode: Literal["exact", "int8"]) -> NDArray[np.float32]:
-        """x (batch, K) times W transposed, decoded in tiles of rows."""
-        rows, inputs = self.matrix_shape
-        y = np.zeros((len(x), rows), np.float32)
-        step = rows if not linear.row_local(self.scheme) else max(TILE // max(inputs, 1), 1)
-        values = x.astype(np.float32)
-        for top in range(0, rows if y.size and inputs else 0, max(step, 1)):
-            bottom = min(top + step, rows)
-            y[:, top:bottom] = values @ self._decode_window(Window(top, bottom, 0, inputs), np.dtype(np.float32)).T
-        return y
+    @cached_property
+    def product(self) -> kernels.Product:
+        """This weight, ready for the kernels: they read its extent in place."""
+        with self._named():
+            return kernels.Product(self.scheme, self.matrix_shape, self.parameters, self.checked, self.extent())
 
     def check(self) -> None:
         """Every number that must be in range or finite is, and all padding is zero: reads everything.

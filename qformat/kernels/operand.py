@@ -83,23 +83,22 @@ class Operand:
         return out[rows.start - top : rows.stop - top]
 
 
-def prepare(coding: Coding, shape: tuple[int, int], extent: NDArray[np.uint8]) -> Operand:
-    """An operand over the stored extent of a coding whose arrays have been checked; nothing is copied.
+def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> Operand:
+    """An operand over arrays that have been checked; nothing is copied.
 
-    Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read
-    in place.
+    `body` is the part of the extent where the kernels stream: the panels, or the values of a dense coding. Nested
+    scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read in place.
     """
-    arrays = codings.parts(coding, shape, (), extent)
     native: _native.Panels | NDArray[np.uint8] | None = None
     if 0 not in shape:
         if isinstance(coding, Dense) and coding.dtype in _FLOATS:
-            native = extent
+            native = body
         elif isinstance(coding, Affine | Lookup):
-            native = _panels(coding, shape, arrays, extent)
+            native = _panels(coding, shape, arrays, body)
     return Operand(coding, shape, arrays, native)
 
 
-def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, extent: NDArray[np.uint8]) -> _native.Panels | None:
+def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> _native.Panels | None:
     geometry = codings.panels(coding, shape)
     if geometry is None or (isinstance(coding, Lookup) and (coding.offset is not None or coding.table == "row")):
         return None
@@ -112,9 +111,8 @@ def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, ext
     if isinstance(coding, Lookup):
         entries = whole(arrays["table"]) if coding.table == "tensor" else tables.values(coding.table)
         table = np.ascontiguousarray(entries, dtype=np.float32)
-    place = codings.layout(coding, shape).places["panels"]
     return _native.Panels(
-        codes=extent[place.offset : place.offset + place.nbytes],
+        codes=body,
         rows=shape[0],
         inputs=shape[1],
         group=geometry.group,

@@ -12,6 +12,7 @@ from qformat import codings, kernels
 from qformat.codings import tables
 from qformat.codings.grammar import Dense, Lookup
 from qformat.errors import KernelError
+from qformat.kernels.operand import Operand, prepare
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
@@ -24,9 +25,12 @@ C = 4.0
 STEP = 1 / 254
 
 
-def prepared(coded: Coded) -> kernels.Operand:
+def prepared(coded: Coded) -> Operand:
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
-    return kernels.prepare(coded.coding, coded.shape, extent)
+    places = codings.layout(coded.coding, coded.shape).places
+    place = places.get("panels") or places["values"]
+    arrays = codings.parts(coded.coding, coded.shape, (), extent)
+    return prepare(coded.coding, coded.shape, arrays, extent[place.offset : place.offset + place.nbytes])
 
 
 def inputs(coded: Coded, batch: int, seed: int) -> np.ndarray:

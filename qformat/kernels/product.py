@@ -1,0 +1,107 @@
+"""y = W x of a whole weight: transforms of the input, the coded matrix, transforms of the output, corrections."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat import linear, transforms
+from qformat.codings.parts import Arrays, whole
+from qformat.corrections import Correction, LowRank, Outliers
+from qformat.kernels import operand
+from qformat.kernels.operand import Mode, Operand
+from qformat.linear import Scheme
+
+Floats = NDArray[np.float32]
+
+
+class Product:
+    """A weight (N, K) made ready for products.
+
+    Args:
+        scheme, shape, parameters: what the record says.
+        arrays: every role, checked (`linear.secure`); what indexes something must be a private copy.
+        extent: the stored bytes, which must stay alive and unchanged; panels are read in place.
+    """
+
+    def __init__(
+        self, scheme: Scheme, shape: tuple[int, int], parameters: tuple[int, ...], arrays: Arrays, extent: NDArray[np.uint8]
+    ) -> None:
+        self.scheme, self.shape, self._arrays = scheme, shape, arrays
+        coded = linear.coded_shape(scheme, shape, parameters)
+        places = linear.layout(scheme, shape, parameters).places
+        place = places.get("panels") or places.get("values")
+        body = extent[place.offset : place.offset + place.nbytes] if place is not None else extent[:0]
+        self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, body)
+        self._widths = [size[1] for size in linear.transform_sizes(scheme, shape, parameters)]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the coded matrix is read in place by a native kernel."""
+        return self.operand.native is not None
+
+    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
+        """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32."""
+        y = self._coded(self._before(x), mode, kernel)
+        for number in reversed(range(len(self.scheme.output_transforms))):
+            its = self._under(f"output_transforms.{number}")
+            y = transforms.multiply(y, self.scheme.output_transforms[number], its, self.shape[0])
+        if self._corrections:
+            values = x.astype(np.float32)
+            for correction, its in self._corrections:
+                y += _corrected(correction, its, values)
+        return y
+
+    def _coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
+        """The coded matrix. In `int8` with an outlier threshold, large inputs are multiplied exactly (LLM.int8)."""
+        activations = self.scheme.activations
+        threshold = activations.outlier_threshold if activations is not None else None
+        if mode == "int8" and threshold:
+            outlying = np.abs(x.astype(np.float32)) >= threshold
+            if outlying.any():
+                zero = x.dtype.type(0)
+                rest = self.operand.matvec(np.where(outlying, zero, x), "int8", kernel)
+                return rest + self.operand.matvec(np.where(outlying, x, zero), "exact", kernel)
+        return self.operand.matvec(x, mode, kernel)
+
+    def _before(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Input transforms, computed in float64 and rounded once; without any, x as it is."""
+        if not self.scheme.transforms:
+            return x
+        vector = x.astype(np.float64)
+        for number, transform in enumerate(self.scheme.transforms):
+            vector = transforms.apply(transform, self._under(f"transforms.{number}"), vector, self._widths[number])
+        return vector.astype(np.float32)
+
+    def _under(self, prefix: str) -> Arrays:
+        return {name[len(prefix) + 1 :]: a for name, a in self._arrays.items() if name.startswith(f"{prefix}.")}
+
+    @cached_property
+    def _corrections(self) -> list[tuple[Correction, dict[str, NDArray[Any]]]]:
+        """Corrections with their arrays as float32 and intp: small, so made ready once."""
+        return [
+            (
+                correction,
+                {
+                    name: whole(array).astype(np.float32 if name in ("a", "b", "values") else np.intp)
+                    for name, array in self._under(f"corrections.{number}").items()
+                },
+            )
+            for number, correction in enumerate(self.scheme.corrections)
+        ]
+
+
+def _corrected(correction: Correction, arrays: dict[str, NDArray[Any]], x: Floats) -> Floats:
+    """What a correction adds to y, for x (batch, K)."""
+    if isinstance(correction, LowRank):
+        return np.asarray((x @ arrays["a"].T) @ arrays["b"].T, np.float32)
+    if isinstance(correction, Outliers):
+        pointers = arrays["row_pointers"]
+        products = x[:, arrays["columns"]] * arrays["values"]
+        # reduceat needs a start inside of the array for every row; empty rows are put right afterwards
+        sums = np.add.reduceat(np.pad(products, ((0, 0), (0, 1))), pointers[:-1], axis=1)
+        return np.asarray(np.where(pointers[1:] > pointers[:-1], sums, 0), np.float32)
+    return np.asarray(x[:, arrays["columns"]] @ arrays["values"].T, np.float32)
