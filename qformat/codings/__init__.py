@@ -129,10 +129,12 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
         return np.ascontiguousarray(module.decode(coding, shape, arrays, window, spread))
 
 
-def decode_child(coding: Coding, shape: Shape, arrays: Arrays, name: str) -> NDArray[np.float32]:
-    """The numbers of a nested role ("scales", "zeros", …), one a group, as float32."""
+def decode_child(coding: Coding, shape: Shape, arrays: Arrays, name: str, rows: range | None = None) -> NDArray[np.float32]:
+    """The numbers of a nested role ("scales", "zeros", …), one a group, as float32; of some rows only, if asked."""
     child = TABLE[type(coding)].children(coding, shape)[name]
-    return decode(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
+    height, width = groups.array_shape(child.group, shape)
+    window = Window(rows.start, rows.stop, 0, width) if rows is not None else Window(0, height, 0, width)
+    return decode(child.coding, (height, width), _child_arrays(arrays, name), window)
 
 
 def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:

@@ -10,10 +10,10 @@ import os
 
 from qformat.errors import KernelError
 from qformat.kernels import _native
-from qformat.kernels.operand import Mode
+from qformat.kernels.operand import Mode, decode_rows
 from qformat.kernels.product import Product
 
-__all__ = ["NAMES", "Mode", "Product", "active", "available", "get_threads", "set_threads"]
+__all__ = ["NAMES", "Mode", "Product", "active", "available", "decode_rows", "get_threads", "set_threads"]
 
 # In order of preference, with what the processor must offer.
 _NEEDS: dict[str, tuple[str, ...]] = {

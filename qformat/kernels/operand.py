@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ from qformat import codings
 from qformat.codings import panel, tables
 from qformat.codings.grammar import Affine, Coding, Dense, Lookup
 from qformat.codings.parts import Arrays, Window, whole
+from qformat.dtypes import numpy_dtype
 from qformat.errors import KernelError
 from qformat.kernels import _native
 
 Mode = Literal["exact", "int8"]
+
+Read = Callable[[int, int], NDArray[np.uint8]]
 
 # How a number is stored, as kernels.h numbers it.
 _NONE, _PACKED, _EXTERNAL = 0, 4, 5
@@ -66,21 +70,27 @@ class Operand:
             np.matmul(x, tile.T, out=out[:, top:bottom])
         return out
 
-    def decode(self, rows: range, dtype: str, kernel: str) -> NDArray[Any]:
-        """Rows of the matrix as `dtype`: what the numpy decoder gives, cast from float32."""
-        from qformat.dtypes import numpy_dtype
 
-        kind = numpy_dtype(dtype)
-        native = self.native
-        if kernel == "reference" or not isinstance(native, _native.Panels) or dtype not in _FLOATS or not rows:
-            window = Window(rows.start, rows.stop, 0, self.shape[1])
-            with np.errstate(over="ignore"):
-                return codings.decode(self.coding, self.shape, self.arrays, window).astype(kind, copy=False)
-        first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
-        top = first * panel.ROWS
-        out = np.empty((min(last * panel.ROWS, self.shape[0]) - top, self.shape[1]), kind)
-        _native.decode(kernel, native, first, last, _FLOATS[dtype], out.reshape(-1).view(np.uint8))
-        return out[rows.start - top : rows.stop - top]
+def decode_rows(
+    coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range, dtype: str, kernel: str
+) -> NDArray[Any] | None:
+    """Rows of the matrix as `dtype`, decoded natively from the panels that hold them; None if that cannot be done here.
+
+    `read(start, stop)` gives bytes of the panels. The result is what the numpy decoder gives, cast from float32.
+    """
+    geometry = codings.panels(coding, shape) if 0 not in shape else None
+    if geometry is None or kernel == "reference" or dtype not in _FLOATS or not rows:
+        return None
+    first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
+    top, bottom = first * panel.ROWS, min(last * panel.ROWS, shape[0])
+    assert isinstance(coding, Affine | Lookup)
+    body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
+    native = _panels(coding, shape, arrays, body, range(top, bottom))
+    if native is None:
+        return None
+    out = np.empty((bottom - top, shape[1]), numpy_dtype(dtype))
+    _native.decode(kernel, native, 0, last - first, _FLOATS[dtype], out.reshape(-1).view(np.uint8))
+    return out[rows.start - top : rows.stop - top]
 
 
 def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> Operand:
@@ -94,18 +104,21 @@ def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArra
         if isinstance(coding, Dense) and coding.dtype in _FLOATS:
             native = body
         elif isinstance(coding, Affine | Lookup):
-            native = _panels(coding, shape, arrays, body)
+            native = _panels(coding, shape, arrays, body, range(shape[0]))
     return Operand(coding, shape, arrays, native)
 
 
-def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> _native.Panels | None:
+def _panels(
+    coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8], rows: range
+) -> _native.Panels | None:
+    """The native view of `rows`, whole panels that lie in `body`; None for what the native kernels do not read."""
     geometry = codings.panels(coding, shape)
     if geometry is None or (isinstance(coding, Lookup) and (coding.offset is not None or coding.table == "row")):
         return None
     second = "offsets" if isinstance(coding, Affine) and coding.offsets is not None else "zeros"
-    scales, scale_values = _numbers("scales", coding.scales, geometry, coding, shape, arrays)
+    scales, scale_values = _numbers("scales", coding.scales, geometry, coding, shape, arrays, rows)
     shifts = getattr(coding, second, None)
-    zeros, zero_values = _numbers(second, shifts, geometry, coding, shape, arrays)
+    zeros, zero_values = _numbers(second, shifts, geometry, coding, shape, arrays, rows)
     zeros_at = geometry.header - sum(panel.header_bytes(role) for name, role in geometry.beside.items() if name.startswith(second))
     table = None
     if isinstance(coding, Lookup):
@@ -113,7 +126,7 @@ def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, bod
         table = np.ascontiguousarray(entries, dtype=np.float32)
     return _native.Panels(
         codes=body,
-        rows=shape[0],
+        rows=len(rows),
         inputs=shape[1],
         group=geometry.group,
         bits=coding.bits,
@@ -131,7 +144,13 @@ def _panels(coding: Affine | Lookup, shape: tuple[int, int], arrays: Arrays, bod
 
 
 def _numbers(
-    name: str, child: Coding | None, geometry: panel.Panels, coding: Coding, shape: tuple[int, int], arrays: Arrays
+    name: str,
+    child: Coding | None,
+    geometry: panel.Panels,
+    coding: Coding,
+    shape: tuple[int, int],
+    arrays: Arrays,
+    rows: range,
 ) -> tuple[int, NDArray[np.float32] | None]:
     """How the kernels find the numbers of a group: in its header, or (panels, groups, 16) float32 beside the extent."""
     if child is None:
@@ -140,7 +159,7 @@ def _numbers(
         return _FLOATS[child.dtype], None
     if isinstance(child, Affine) and not child.signed and child.scales is child.zeros is child.offsets is None:
         return _PACKED, None
-    numbers = codings.decode_child(coding, shape, arrays, name)
-    padded = np.zeros((geometry.number * panel.ROWS, numbers.shape[1]), np.float32)
+    numbers = codings.decode_child(coding, shape, arrays, name, rows)
+    padded = np.zeros((-(-len(rows) // panel.ROWS) * panel.ROWS, numbers.shape[1]), np.float32)
     padded[: len(numbers)] = numbers
-    return _EXTERNAL, np.ascontiguousarray(padded.reshape(geometry.number, panel.ROWS, -1).swapaxes(1, 2))
+    return _EXTERNAL, np.ascontiguousarray(padded.reshape(-1, panel.ROWS, numbers.shape[1]).swapaxes(1, 2))
