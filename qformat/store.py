@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from qformat import container, kernels, linear
 from qformat.codings.grammar import Affine, Block, Comb, Dense, Flat, Lookup
+from qformat.codings.panel import ROWS
 from qformat.codings.parts import Part, Window, whole
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
@@ -289,9 +290,10 @@ class Tensor:
             out = np.empty(selection.matrix_shape, target)
             if out.size:
                 whole_at_once = not linear.row_local(self.scheme)
-                most = self.matrix_shape[0] if whole_at_once else max(TILE // max(self.matrix_shape[1], 1), 1)
+                most = self.matrix_shape[0] if whole_at_once else _tile_rows(self.matrix_shape[1])
                 for tile in selection.tiles(most):
                     out[tile.into] = self._decode_window(tile.window, target)[tile.rows][:, selection.inside]
+            self._model.container.guard()  # a file that changed meanwhile has not been decoded
         return selection.restore(out)
 
     def _decode_window(self, window: Window, target: np.dtype[Any]) -> NDArray[Any]:
@@ -366,6 +368,12 @@ class Tensor:
             linear.check(self.scheme, self.matrix_shape, self._parts, self.parameters)
             buffer = _Extent(self._model.container, self._stored.name)
             linear.check_padding(self.scheme, self.matrix_shape, self.parameters, buffer)
+
+
+def _tile_rows(inputs: int) -> int:
+    """Rows decoded at a time: whole panels, if there is room for some."""
+    rows = TILE // max(inputs, 1)
+    return rows // ROWS * ROWS or max(rows, 1)
 
 
 def verify(

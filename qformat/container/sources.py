@@ -6,11 +6,13 @@ import errno
 import mmap
 import os
 import stat
+import weakref
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qformat.container import _native
 from qformat.errors import ChangedError, InvalidFileError, QFormatError, UnsupportedError
 
 Bytes = NDArray[np.uint8]
@@ -52,7 +54,7 @@ class LocalFile:
                 raise InvalidFileError("not a regular file", file=path)
             self._signature = _signature(found)
             self.size = found.st_size
-            self._map = np.frombuffer(mmap.mmap(self._fd, self.size, prot=mmap.PROT_READ), np.uint8) if self.size else np.zeros(0, np.uint8)
+            self._map = _map(self._fd, self.size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -84,6 +86,16 @@ class LocalFile:
             os.close(self._fd)
             self._fd = -1
             self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
+
+
+def _map(descriptor: int, size: int) -> Bytes:
+    """The file as an array; pages that it loses read as zeros, and `check` tells."""
+    if size == 0:
+        return np.zeros(0, np.uint8)
+    mapping = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+    array = np.frombuffer(mapping, np.uint8)
+    weakref.finalize(mapping, _native.unprotect, _native.protect(array.ctypes.data, size)).atexit = False
+    return array
 
 
 def _signature(found: os.stat_result) -> tuple[int, ...]:
