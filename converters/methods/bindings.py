@@ -82,21 +82,17 @@ class Bindings:
         self.native.measure(weight, np.ascontiguousarray(decoded), errors, threads)
         return errors
 
-    def scaled_rows(
-        self, weight: Array, source: Array, eetq: bool, dtype: str, threads: int
-    ) -> tuple[Array, Array, Array]:
+    def scaled_rows(self, weight: Array, eetq: bool, dtype: str, threads: int) -> tuple[Array, Array, Array]:
         codes, scales, errors = _outputs(weight, max(weight.shape[1], 1))
-        self.native.scaled_rows(weight, source, eetq, dtype == "float16", codes, scales, errors, threads)
+        self.native.scaled_rows(weight, eetq, dtype == "float16", codes, scales, errors, threads)
         return codes.view(np.int8), scales, errors
 
     def pack_panels(
-        self, codes: Array, group: int, bits: int, signed: bool, beside: list[tuple[Array, int, int]], nbytes: int,
+        self, codes: Array, group: int, bits: int, signed: bool, beside: list[tuple[Array, int, int]], out: Array,
         threads: int,
-    ) -> Array:  # fmt: skip
-        out = np.empty(nbytes, np.uint8)
+    ) -> None:  # fmt: skip
         headers = [(_bytes(array), array.itemsize, its_bits, bias) for array, its_bits, bias in beside]
         self.native.pack_panels(_bytes(codes).reshape(codes.shape), group, bits, signed, headers, out, threads)
-        return out
 
     def pack_stream(self, codes: Array, bits: int, bias: int, threads: int) -> Array:
         out = np.empty((codes.size * bits + 7) // 8, np.uint8)

@@ -23,27 +23,19 @@ from qformat.converters.methods.base import Array, Coded, Method, Option, Option
 from qformat.converters.methods.ls import mean
 from qformat.linear import Scheme
 
-# log2(1.5 + u) and 2^u for |u| ≤ 1/2: Chebyshev interpolants, lowest power first; together good to about 1e-6.
-LOG2 = (
-    0.5849624872207642, 0.9618208408355713, -0.3206130266189575, 0.14172473549842834,
-    -0.07079686224460602, 0.04390747845172882, -0.02456853538751602,
-)  # fmt: skip
-EXP2 = (
-    1.0000001192092896, 0.6931471824645996, 0.2402210682630539,
-    0.055503569543361664, 0.009676031768321991, 0.0013390863314270973,
-)  # fmt: skip
+# log2(1.5 + u) and 2^u for |u| ≤ 1/2: Chebyshev interpolants, lowest power first; together good to 1e-4.
+LOG2 = (0.5849624872207642, 0.9609739780426025, -0.32013946771621704, 0.15538813173770905, -0.07844067364931107)
+EXP2 = (0.9999245405197144, 0.6931367516517639, 0.2426394820213318, 0.05583828315138817)
 
-# Below this magnitude a residual is shrunk to nothing whatever p is, and its power would leave float32.
-_SMALLEST = np.float32(2.0**-60)
 # A zero is not moved further once it moves by less than this, in code steps.
-_SETTLED = 2.0**-12
+_SETTLED = 2.0**-9
 # Beyond these zeros a float type has no fractions of a code left; one value per group is then compared, or taken.
 _FAR = np.float32(1024)
 _LARGEST_ZERO = {"float16": np.float32(60000), "float32": np.float32(2.0**21)}
 
 
 def power(base: Array, exponent: float) -> Array:
-    """base^exponent of positive normal float32, in float32 steps that are the same everywhere."""
+    """base^exponent of non-negative float32, in float32 steps that are the same everywhere; of 0 some finite number."""
     bits = np.ascontiguousarray(base, dtype=np.float32).view(np.int32)
     whole = ((bits >> 23) - 127).astype(np.float32)
     part = ((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - np.float32(1.5)
@@ -63,7 +55,7 @@ def _horner(coefficients: tuple[float, ...], x: Array) -> Array:
 def shrink(residual: Array, inverse_beta: Array | float, lp: float) -> Array:
     """The proximal step of |·|^p with weight β: residuals that are not outliers become zero."""
     size = np.abs(residual)
-    less = size - power(np.maximum(size, _SMALLEST), lp - 1.0) * np.float32(inverse_beta)
+    less = size - power(size, lp - 1.0) * np.float32(inverse_beta)
     return np.copysign(np.maximum(less, np.float32(0)), residual)
 
 

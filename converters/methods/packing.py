@@ -35,33 +35,31 @@ def pack(scheme: Scheme, shape: Shape, arrays: Mapping[str, Array], parameters: 
         if nbytes == 0:
             continue
         if geometry is not None and name == "panels":
-            out[offset : offset + nbytes] = pack_panels(geometry, arrays)
+            pack_panels(geometry, arrays, out[offset : offset + nbytes])
         else:
             out[offset : offset + nbytes] = pack_role(name, roles[name], arrays)
     return out
 
 
-def pack_panels(panels: Panels, arrays: Mapping[str, Array]) -> Array:
-    """The bytes of all panels; the twin is `qformat.panel.pack`."""
+def pack_panels(panels: Panels, arrays: Mapping[str, Array], out: Array) -> None:
+    """Write the bytes of all panels to `out`, uint8 (panels.nbytes,); the twin is `qformat.codings.panel.pack`."""
     codes = conform(panels.codes, panels.code, arrays)
     beside = [(conform(name, role, arrays), role.bits or 0, _bias(role)) for name, role in panels.beside.items()]
-    if panels.nbytes == 0:
-        return np.zeros(0, np.uint8)
-    loop = native.loop("pack_panels", lambda *_: panel.pack(panels, arrays))
-    packed: Array = loop(codes, panels.group, panels.code.bits, panels.code.signed, beside, panels.nbytes)
-    return packed
+    if native.active() == "reference":
+        out[:] = panel.pack(panels, arrays)
+    elif panels.nbytes:
+        loop = native.loop("pack_panels", panel.pack)
+        loop(codes, panels.group, panels.code.bits, panels.code.signed, beside, out)
 
 
 def pack_role(name: str, role: Role, arrays: Mapping[str, Array]) -> Array:
-    """The stored bytes of one array; the twin of a bit stream is `qformat.codings.bits.pack_stream`."""
+    """The stored bytes of one array."""
     array = conform(name, role, arrays)
-    if role.bits is None or role.bits > 8:
-        return np.ascontiguousarray(array).reshape(-1).view(np.uint8) if role.bits is None else stream(array, role)
-    return stream(array, role)
+    return stream(array, role) if role.bits is not None else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def stream(codes: Array, role: Role) -> Array:
-    """Codes as a bit stream, least significant bit first."""
+    """Codes as a bit stream, least significant bit first; the twin is `qformat.codings.bits.pack_stream`."""
     if role.bits is None or role.bits > 8 or native.active() == "reference":
         return bit.pack_stream(bias(codes, role), role.bits or 8)
     packed: Array = native.loop("pack_stream", bit.pack_stream)(codes, role.bits, _bias(role))

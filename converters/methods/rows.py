@@ -14,7 +14,8 @@ import numpy as np
 
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State, require_finite
+from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State, largest_loop
+from qformat.errors import SourceError
 from qformat.linear import Activations, Scheme
 
 INVERSE_127 = np.float32(1.0 / 127.0)
@@ -33,8 +34,8 @@ def _nearest_away(values: Array) -> Array:
 
 
 @np.errstate(all="ignore")
-def rows_loop(weight: Array, source: Array, eetq: bool, dtype: str) -> tuple[Array, Array, Array]:
-    """Twin of the native loop: codes int8 (n, K), scales float32 (n, 1) as stored, errors (n, 3) against `source`."""
+def rows_loop(weight: Array, eetq: bool, dtype: str) -> tuple[Array, Array, Array]:
+    """Twin of the native loop: codes int8 (n, K), scales float32 (n, 1) as stored, errors (n, 3)."""
     groups = lanes.cut(weight, max(weight.shape[1], 1))
     low, high = groups.low, groups.high
     largest = np.where(high > -low, high, -low)
@@ -44,12 +45,13 @@ def rows_loop(weight: Array, source: Array, eetq: bool, dtype: str) -> tuple[Arr
         scale = lanes.store(step, dtype)
         codes = _nearest_away(lanes.clip(groups.x / step, -128, 127))
     else:
+        x, largest = lanes.store(groups.x, "float16"), lanes.store(largest, "float16")
+        none = largest < _SMALLEST
         step = (np.float32(1) / largest) * np.float32(127)  # torch's 127 / largest
         scale = largest * INVERSE_127
-        codes = lanes.nearest(lanes.clip(groups.x * step, -127, 127))
+        codes = lanes.nearest(lanes.clip(x * step, -127, 127))
     scale, codes = np.where(none, np.float32(0), scale), np.where(none, np.float32(0), codes)
-    errors = lanes.measure(lanes.cut(source, max(source.shape[1], 1)), scale * codes)
-    return lanes.paste(groups, codes).astype(np.int8), scale[:, :, 0, 0], errors
+    return lanes.paste(groups, codes).astype(np.int8), scale[:, :, 0, 0], lanes.measure(groups, scale * codes)
 
 
 def _coding(dtype: str) -> Affine:
@@ -66,7 +68,7 @@ def eetq_scheme(options: Options, shape: Shape, dtype: str) -> Scheme:
 def eetq_code(weight: Array, options: Options, state: State) -> Coded:
     """See the module."""
     dtype = options["scale_dtype"]
-    codes, scales, errors = native.loop("scaled_rows", rows_loop)(weight, weight, True, dtype)
+    codes, scales, errors = native.loop("scaled_rows", rows_loop)(weight, True, dtype)
     arrays = {"codes": codes, "scales": affine.narrow("scale", scales, dtype)}
     return Coded(eetq_scheme(options, weight.shape, ""), (), arrays, errors)
 
@@ -79,10 +81,10 @@ def int8_scheme(options: Options, shape: Shape, dtype: str) -> Scheme:
 
 def int8_code(weight: Array, options: Options, state: State) -> Coded:
     """See the module."""
-    with np.errstate(over="ignore"):
-        rounded = weight.astype(np.float16)
-    require_finite("weight", rounded)
-    codes, scales, errors = native.loop("scaled_rows", rows_loop)(rounded.astype(np.float32), weight, False, "float32")
+    largest = native.loop("largest", largest_loop)(weight)
+    if largest >= 65520:
+        raise SourceError("a weight overflows float16, which int8 rounds to first", found=largest)
+    codes, scales, errors = native.loop("scaled_rows", rows_loop)(weight, False, "float32")
     return Coded(int8_scheme(options, weight.shape, ""), (), {"codes": codes, "scales": scales}, errors)
 
 

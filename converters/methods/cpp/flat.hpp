@@ -55,29 +55,26 @@ static void lookup(const LookupJob& job, size_t first, size_t last) {
 
 // Errors of rows [first, last) of a (rows, columns) matrix coded in flat blocks.
 static void measure_lookup(const LookupJob& job, size_t columns, size_t first, size_t last, double* errors) {
-    float table[16];
-    for (int i = 0; i < 16; ++i) table[job.order[i]] = job.sorted[i];
+    float by_code[LANES];
+    for (int i = 0; i < LANES; ++i) by_code[job.order[i]] = job.sorted[i];
+    const Floats table = load(by_code);
     for (size_t row = first; row < last; ++row) {
-        const Group<0> group = {job.weight + row * columns, (int)((columns + LANES - 1) / LANES), (float)columns,
-                                splat(1.0f), false};
         Errors sums;
         sums.clear();
         for (size_t column = 0; column < columns; column += LANES) {
             const size_t at = row * columns + column, count = columns - column < LANES ? columns - column : LANES;
-            float decoded[LANES] = {0.0f}, x[LANES] = {0.0f};
             const size_t block = at / job.block;
+            uint8_t codes[LANES] = {0};
+            float x[LANES] = {0.0f}, scales[LANES] = {0.0f};
             if (count == LANES && (at + LANES - 1) / job.block == block) {
-                for (int k = 0; k < LANES; ++k) decoded[k] = table[job.codes[at + k]];
-                const Floats value = splat(job.scales[block]) * load(decoded);
-                sums.add(group, (int)(column / LANES), value);
-            } else {
-                for (size_t k = 0; k < count; ++k) {
-                    decoded[k] = job.scales[(at + k) / job.block] * table[job.codes[at + k]];
-                    x[k] = job.weight[at + k];
-                }
-                const Group<0> part = {x, 1, (float)count, splat(1.0f), false};
-                sums.add(part, 0, load(decoded));
+                const Floats value = splat(job.scales[block]) * entries(table, load_bytes(job.codes + at));
+                sums.add(load(job.weight + at), value);
+                continue;
             }
+            memcpy(codes, job.codes + at, count);
+            memcpy(x, job.weight + at, count * sizeof(float));
+            for (size_t k = 0; k < count; ++k) scales[k] = job.scales[(at + k) / job.block];
+            sums.add(load(x), load(scales) * entries(table, load_bytes(codes)));
         }
         sums.write(errors + 3 * row);
     }
@@ -96,13 +93,12 @@ QFORMAT_INLINE Floats nearest_away(Floats value) {
 }
 
 static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scratch) {
-    const size_t padded = (job.columns + LANES - 1) / LANES * LANES;
     for (size_t row = first; row < last; ++row) {
         const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
-        const Group<0> source = group_at<0>(job.source + row * job.columns, job.columns, scratch + padded);
         float low, high;
         range_of(group, low, high);
-        const float largest = high > -low ? high : -low;
+        float largest = high > -low ? high : -low;
+        if (!job.eetq) largest = to_half(largest);
         const bool none = largest < 0x1p-118f;
         const float step = job.eetq ? largest / 128.0f : (1.0f / largest) * 127.0f;
         const float scale = none ? 0.0f : job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
@@ -112,9 +108,10 @@ static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scr
         for (int c = 0; c < group.chunks(); ++c) {
             Floats code = splat(0.0f);
             if (!none && job.eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
-            if (!none && !job.eetq) code = nearest(clip(group.at(c) * splat(step), splat(-127.0f), splat(127.0f)));
+            if (!none && !job.eetq)
+                code = nearest(clip(to_half(group.at(c)) * splat(step), splat(-127.0f), splat(127.0f)));
             store_codes(group, c, code, job.codes + row * job.columns);
-            errors.add(source, c, splat(scale) * code);
+            errors.add(group, c, splat(scale) * code);
         }
         errors.write(job.errors + 3 * row);
     }
@@ -131,8 +128,7 @@ static void measure(const float* weight, const float* decoded, size_t columns, s
             float x[LANES] = {0.0f}, value[LANES] = {0.0f};
             memcpy(x, weight + at, count * sizeof(float));
             memcpy(value, decoded + at, count * sizeof(float));
-            const Group<0> part = {x, 1, (float)count, splat(1.0f), false};
-            sums.add(part, 0, load(value));
+            sums.add(load(x), load(value));
         }
         sums.write(errors + 3 * row);
     }

@@ -103,9 +103,10 @@ struct Errors {
     }
     template <int CHUNKS>
     QFORMAT_INLINE_MEMBER void add(const Group<CHUNKS>& group, int chunk, Floats decoded) {
-        const Doubles x = widen(group.at(chunk));
-        Doubles difference = x - widen(decoded);
-        if (group.last(chunk)) difference = difference * widen(group.mask);
+        add(group.at(chunk), group.masked(decoded, chunk));  // spare lanes of the weights are zero
+    }
+    QFORMAT_INLINE_MEMBER void add(Floats weight, Floats decoded) {
+        const Doubles x = widen(weight), difference = x - widen(decoded);
         error = error + difference * difference;
         norm = norm + x * x;
         most = larger(magnitude(difference), most);

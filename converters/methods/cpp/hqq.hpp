@@ -5,10 +5,8 @@
 
 namespace QFORMAT_ISA {
 
-constexpr float LOG2[] = {0.5849624872207642f,  0.9618208408355713f,  -0.3206130266189575f, 0.14172473549842834f,
-                          -0.07079686224460602f, 0.04390747845172882f, -0.02456853538751602f};
-constexpr float EXP2[] = {1.0000001192092896f,  0.6931471824645996f,   0.2402210682630539f,
-                          0.055503569543361664f, 0.009676031768321991f, 0.0013390863314270973f};
+constexpr float LOG2[] = {0.5849624872207642f, 0.9609739780426025f, -0.32013946771621704f, 0.15538813173770905f, -0.07844067364931107f};
+constexpr float EXP2[] = {0.9999245405197144f, 0.6931367516517639f, 0.2426394820213318f, 0.05583828315138817f};
 
 template <int COUNT>
 QFORMAT_INLINE Floats horner(const float (&coefficients)[COUNT], Floats x) {
@@ -18,7 +16,7 @@ QFORMAT_INLINE Floats horner(const float (&coefficients)[COUNT], Floats x) {
     return value;
 }
 
-// base^exponent of positive normal floats.
+// base^exponent of floats that are not negative; of 0 some finite number.
 QFORMAT_INLINE Floats power(Floats base, float exponent) {
     Floats whole, part;
     const Ints bits = bits_of(base);
@@ -38,7 +36,7 @@ QFORMAT_INLINE Floats power(Floats base, float exponent) {
 // The proximal step of |·|^p.
 QFORMAT_INLINE Floats shrink(Floats residual, float inverse_beta, float exponent) {
     const Floats size = magnitude(residual);
-    const Floats less = size - power(larger(size, splat(0x1p-60f)), exponent) * splat(inverse_beta);
+    const Floats less = size - power(size, exponent) * splat(inverse_beta);
     Ints bits = bits_of(larger(less, splat(0.0f)));
     const Ints signs = bits_of(residual);
     QFORMAT_EACH(PARTS) bits.part[i] = (bits.part[i] & 0x7fffffff) | (signs.part[i] & INT32_MIN);
@@ -70,7 +68,7 @@ QFORMAT_INLINE float solve(const GroupJob& job, const Group<CHUNKS>& group, floa
             const double move = (double)total(sum_move) / (double)group.count;
             zero = (float)((double)zero + move);
             beta *= job.kappa;
-            if (!((move < 0.0 ? -move : move) > 0x1p-12)) break;
+            if (!((move < 0.0 ? -move : move) > 0x1p-9)) break;
         }
     }
     return best;

@@ -18,6 +18,7 @@
 #define QFORMAT_NATIVE 4
 #endif
 
+#define QFORMAT_INLINE_MEMBER inline __attribute__((always_inline))
 #define QFORMAT_INLINE static inline __attribute__((always_inline))
 
 namespace QFORMAT_ISA {
@@ -124,38 +125,79 @@ typedef float Floats8 __attribute__((vector_size(32)));
 typedef double Doubles2 __attribute__((vector_size(16)));
 typedef double Doubles4 __attribute__((vector_size(32)));
 
-// The sum of all lanes, folded in halves: 8, 4, 2, 1.
-QFORMAT_INLINE float total(Floats value) {
+struct Add {
+    template <class T>
+    QFORMAT_INLINE_MEMBER T operator()(T a, T b) const { return a + b; }
+};
+struct Least {
+    template <class T>
+    QFORMAT_INLINE_MEMBER T operator()(T a, T b) const { return a < b ? a : b; }
+};
+struct Most {
+    template <class T>
+    QFORMAT_INLINE_MEMBER T operator()(T a, T b) const { return a > b ? a : b; }
+};
+
+// All lanes in one, folded in halves: 8, 4, 2, 1.
+template <class Operation>
+QFORMAT_INLINE float fold(Floats value, Operation operation) {
     Floats4 four;
 #if QFORMAT_NATIVE == 4
-    four = (value.part[0] + value.part[2]) + (value.part[1] + value.part[3]);
+    four = operation(operation(value.part[0], value.part[2]), operation(value.part[1], value.part[3]));
 #else
 #if QFORMAT_NATIVE == 16
-    Floats8 eight = __builtin_shufflevector(value.part[0], value.part[0], 0, 1, 2, 3, 4, 5, 6, 7) +
-                    __builtin_shufflevector(value.part[0], value.part[0], 8, 9, 10, 11, 12, 13, 14, 15);
+    Floats8 eight = operation(__builtin_shufflevector(value.part[0], value.part[0], 0, 1, 2, 3, 4, 5, 6, 7),
+                              __builtin_shufflevector(value.part[0], value.part[0], 8, 9, 10, 11, 12, 13, 14, 15));
 #else
-    Floats8 eight = value.part[0] + value.part[1];
+    Floats8 eight = operation(value.part[0], value.part[1]);
 #endif
-    four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    four = operation(__builtin_shufflevector(eight, eight, 0, 1, 2, 3), __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
 #endif
-    four += __builtin_shufflevector(four, four, 2, 3, 2, 3);
-    return four[0] + four[1];
+    four = operation(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
+    return operation((float)four[0], (float)four[1]);
 }
 
-// Minimum and maximum have no order to keep.
-QFORMAT_INLINE float lowest(Floats value) {
-    float lanes[LANES];
-    memcpy(lanes, &value, sizeof lanes);
-    float out = lanes[0];
-    for (int i = 1; i < LANES; ++i) out = lanes[i] < out ? lanes[i] : out;
+QFORMAT_INLINE float total(Floats value) { return fold(value, Add()); }
+QFORMAT_INLINE float lowest(Floats value) { return fold(value, Least()); }
+QFORMAT_INLINE float highest(Floats value) { return fold(value, Most()); }
+
+// Entries of a table of sixteen floats.
+QFORMAT_INLINE Floats entries(const Floats& table, Ints index) {
+    Floats out;
+    QFORMAT_EACH(PARTS) {
+#if QFORMAT_NATIVE == 16
+        out.part[i] = __builtin_shuffle(table.part[0], index.part[i]);
+#elif QFORMAT_NATIVE == 8
+        out.part[i] = __builtin_shuffle(table.part[0], table.part[1], index.part[i]);
+#else
+        const FloatPart low = __builtin_shuffle(table.part[0], table.part[1], index.part[i]);
+        const FloatPart high = __builtin_shuffle(table.part[2], table.part[3], index.part[i]);
+        out.part[i] = (index.part[i] & 8) != 0 ? high : low;
+#endif
+    }
     return out;
 }
-QFORMAT_INLINE float highest(Floats value) {
-    float lanes[LANES];
-    memcpy(lanes, &value, sizeof lanes);
-    float out = lanes[0];
-    for (int i = 1; i < LANES; ++i) out = lanes[i] > out ? lanes[i] : out;
+
+QFORMAT_INLINE Ints load_bytes(const uint8_t* from) {
+    Ints out;
+    QFORMAT_EACH(PARTS) {
+        BytePart bytes;
+        memcpy(&bytes, from + i * NATIVE, NATIVE);
+        out.part[i] = __builtin_convertvector(bytes, IntPart);
+    }
     return out;
+}
+
+// Float32 below 65520 rounded to the nearest float16, ties to even.
+QFORMAT_INLINE Floats to_half(Floats value) {
+    QFORMAT_EACH(PARTS) {
+        const IntPart bits = (IntPart)value.part[i], sign = bits & INT32_MIN, size = bits & INT32_MAX;
+        const IntPart normal = (size + 0xfff + ((size >> 13) & 1)) & ~0x1fff;
+        // below 2^-14 steps are 2^-24, those of a float32 in [1/2, 1)
+        const IntPart small = (IntPart)(((FloatPart)size + 0.5f) - 0.5f);
+        value.part[i] = (FloatPart)((size < 0x38800000 ? small : normal) | sign);
+    }
+    return value;
 }
 
 QFORMAT_INLINE Doubles widen(Floats value) {

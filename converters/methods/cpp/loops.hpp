@@ -4,8 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#define QFORMAT_INLINE_MEMBER inline __attribute__((always_inline))
-
 // Rows of weights in groups, and the arrays that take the result.
 struct GroupJob {
     const float* weight;  // (rows, columns)
@@ -33,8 +31,7 @@ struct LookupJob {
 
 // Rows scaled by their largest magnitude (EETQ, LLM.int8).
 struct RowJob {
-    const float* weight;  // what is coded
-    const float* source;  // what errors are measured against
+    const float* weight;
     size_t columns;
     bool eetq, half;
     uint8_t* codes;

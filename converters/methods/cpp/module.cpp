@@ -155,7 +155,6 @@ void measure_lookup(Array<const float> weight, size_t block, Array<const float> 
                     int threads) {
     const LookupJob job = lookup_job(weight, block, bounds, sorted, order, codes, scales);
     expect(weight.ndim() == 2 && errors.size() == 3 * weight.shape(0), "errors");
-    for (size_t i = 0; i < codes.size(); ++i) expect(job.codes[i] < 16, "a code");
     const size_t columns = weight.shape(1);
     nb::gil_scoped_release free;
     split(weight.shape(0), 1, threads, [&](size_t first, size_t last, size_t) {
@@ -163,15 +162,14 @@ void measure_lookup(Array<const float> weight, size_t block, Array<const float> 
     });
 }
 
-void scaled_rows(Array<const float> weight, Array<const float> source, bool eetq, bool half, Array<uint8_t> codes, Array<float> scales,
+void scaled_rows(Array<const float> weight, bool eetq, bool half, Array<uint8_t> codes, Array<float> scales,
                  Array<double> errors, int threads) {
     expect(weight.ndim() == 2, "weight");
     const size_t rows = weight.shape(0), columns = weight.shape(1);
     expect(codes.size() == rows * columns && scales.size() == rows && errors.size() == 3 * rows, "an output");
-    expect(source.size() == weight.size(), "source");
-    const RowJob job = {weight.data(), source.data(), columns, eetq, half, codes.data(), scales.data(), errors.data()};
+    const RowJob job = {weight.data(), columns, eetq, half, codes.data(), scales.data(), errors.data()};
     nb::gil_scoped_release free;
-    const size_t padded = (columns + 15) / 16 * 32;
+    const size_t padded = (columns + 15) / 16 * 16;
     std::vector<float> scratch(padded * std::max(threads, 1));
     split(rows, 1, threads, [&](size_t first, size_t last, size_t thread) {
         active->rows(job, first, last, scratch.data() + padded * thread);

@@ -99,7 +99,7 @@ static void pack_panels(const PanelJob& job, size_t first, size_t last) {
     for (size_t panel = first; panel < last; ++panel) {
         uint8_t* out = job.out + panel * panel_bytes;
         const size_t top = panel * ROWS, rows = job.rows - top < ROWS ? job.rows - top : ROWS;
-        memset(out, 0, panel_bytes);
+        if (rows < ROWS) memset(out, 0, panel_bytes);  // a full panel has no byte that is not written
         for (size_t group = 0; group < groups; ++group) {
             for (int b = 0; b < job.besides; ++b) {
                 const Beside& beside = job.beside[b];
