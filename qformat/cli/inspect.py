@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import click
@@ -27,7 +26,6 @@ def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bo
     relative to the source.
     """
     # what only one option needs is imported where it is needed: the plain command is to feel instant
-    gc.disable()  # a short run that makes many small objects and no cycles
     with reading.read(file) as view:
         if tensor is not None:
             from qformat.report import details

@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 failure (or a difference, for `diff`), 2 usage, 3 coverage o
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -93,8 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; nothing but SystemExit's number ever leaves here."""
     _harden(sys.stdout)
     _harden(sys.stderr)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    collecting = gc.isenabled()
+    if given[:1] == ["inspect"]:
+        gc.disable()  # a short run: many imports, many small objects, no cycles
     try:
-        code = _run(arguments)
+        code = _run(given)
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
@@ -102,13 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # the flush: a full disk behind a redirection
         _complain(error)
         return 1
+    finally:
+        if collecting:
+            gc.enable()
     return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(given: list[str]) -> int:
     from qformat.errors import QFormatError
 
-    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # not cli.main(): that has its own idea of broken pipes
         with cli.make_context("qformat", given) as context:
@@ -184,7 +191,15 @@ def _drop_output() -> None:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    looking = sys.argv[1:2] == ["inspect"]
+    if looking:
+        # numpy's BLAS starts a thread for each processor when it is imported; looking multiplies nothing
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    code = main()
+    if looking:
+        sys.stderr.flush()
+        os._exit(code)  # everything is written: taking ten thousand objects apart would only take time
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from qformat.container.create import create
-from qformat.container.edit import edit_metadata, recover
 from qformat.container.reader import Container
 from qformat.container.records import LIMITS, VERSION, Limits, Record
-from qformat.container.shards import write_manifest
-from qformat.container.writer import Entry, Writer
+
+if TYPE_CHECKING:
+    from qformat.container.edit import edit_metadata, recover
+    from qformat.container.shards import write_manifest
+    from qformat.container.writer import Entry, Writer
 
 __all__ = ["VERSION", "Container", "Entry", "Limits", "Record", "Writer", "create", "edit_metadata", "open", "recover", "write_manifest"]
 
@@ -28,3 +31,20 @@ def open(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Container:
         InvalidFileError, LimitError, IntegrityError, UnsupportedError: the file is not, or is more than, this reader takes.
     """
     return Container(path, limits)
+
+
+def __getattr__(name: str) -> Any:
+    # whoever only reads does not wait for what writes
+    if name in ("Entry", "Writer"):
+        from qformat.container import writer
+
+        return getattr(writer, name)
+    if name in ("edit_metadata", "recover"):
+        from qformat.container import edit
+
+        return getattr(edit, name)
+    if name == "write_manifest":
+        from qformat.container import shards
+
+        return shards.write_manifest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

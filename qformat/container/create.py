@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qformat.container.writer import Writer
 from qformat.errors import OutputError
+
+if TYPE_CHECKING:
+    from qformat.container.writer import Writer
 
 _AT_FDCWD, _AT_SYMLINK_FOLLOW = -100, 0x400
 
@@ -63,6 +65,10 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
     Raises:
         OutputError: the target cannot be written; `finish` was not called.
     """
+    import secrets
+
+    from qformat.container.writer import Writer
+
     target = Path(path)
     check_target(target)
     folder = target.parent

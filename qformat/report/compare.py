@@ -137,7 +137,7 @@ def _tensor(a: Side, b: Side, name: str, row: Row, other: Row, values: bool) -> 
     if row.shape != other.shape:
         return TensorDifference(name, "shape", row, other)
     kind: Kind = "same"
-    if row.dtype != other.dtype:
+    if row.stored.dtype != other.stored.dtype:
         kind = "dtype"
     elif a.is_file and b.is_file and a.scheme(name) != b.scheme(name):
         kind = "stored"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from qformat.errors import InvalidFileError, LimitError, UnsupportedError
 from qformat.report.byte_source import ByteSource
-from qformat.report.overview import Overview, Row
+from qformat.report.overview import Overview, Row, Stored
 
 MAGIC = b"GGUF"
 MAX_HEADER = 256 << 20
@@ -69,6 +69,19 @@ TYPES: dict[int, BlockType] = {
     40: BlockType("NVFP4", 64, 4 + 32, 4, "lookup"),
     41: BlockType("Q1_0", 128, 2 + 16, 1, "affine"),
     42: BlockType("Q2_0", 64, 2 + 16, 2, "affine"),
+}
+
+STORED = {
+    kind: Stored(
+        block.name,
+        block.name,
+        block.coding,
+        None if block.coding == "dense" else block.name,
+        block.bits,
+        None,
+        block.name,
+    )
+    for kind, block in TYPES.items()
 }
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -260,21 +273,7 @@ def _tensor(cursor: Cursor) -> tuple[Row, int]:
             found=inner,
         )
     weights = math.prod(dims)
-    row = Row(
-        name,
-        shape=tuple(reversed(dims)),
-        weights=weights,
-        dtype=block.name,
-        coding=block.coding,
-        method=None if block.coding == "dense" else block.name,
-        bits=block.bits,
-        group_size=None,
-        nbytes=weights // block.elements * block.nbytes,
-        error=None,
-        max_error=None,
-        scheme=block.name,
-        label=block.name,
-    )
+    row = Row(name, tuple(reversed(dims)), weights, weights // block.elements * block.nbytes, STORED[kind])
     return row, offset
 
 

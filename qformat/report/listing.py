@@ -62,7 +62,7 @@ def _add(table: Table, branch: Branch, indent: str, last: bool, top: bool = Fals
 
 def _stored_as(row: Row) -> Span:
     """The label, in colour where a tensor is not left as it was."""
-    return safe_text(row.stored_as), "dim" if row.coding == "dense" or row.target is not None else "group"
+    return safe_text(row.stored_as), "dim" if row.stored.coding == "dense" or row.target is not None else "group"
 
 
 def _has_fold(branch: Branch) -> bool:
@@ -92,7 +92,7 @@ def _cells(row: Row) -> tuple[str | Span, ...]:
     return (
         safe_text(row.name if row.target is None else f"{row.name} → {row.target}"),
         numbers.shape(row.shape),
-        safe_text(row.dtype),
+        safe_text(row.stored.dtype),
         _stored_as(row),
         numbers.size(row.nbytes if row.target is None else 0),
         numbers.bits(row.bits_per_weight),

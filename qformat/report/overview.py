@@ -7,22 +7,28 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 
+class Stored(NamedTuple):
+    """How tensors are stored: one object for all that are stored alike."""
+
+    key: str  # equal keys mean: of the same dtype and stored alike
+    dtype: str  # the source's
+    coding: str | None
+    method: str | None
+    bits: int | None
+    group_size: int | None
+    label: str  # how that is called: `hqq 4-bit g64`, `bfloat16`
+
+
 class Row(NamedTuple):
     """One tensor as it is listed. None stands where a fact has no meaning or is not recorded."""
 
     name: str
     shape: tuple[int, ...]
     weights: int  # how many numbers are stored here: none for an alias
-    dtype: str  # the source's
-    coding: str | None
-    method: str | None
-    bits: int | None
-    group_size: int | None
     nbytes: int  # of an alias: those of its target, which are counted there
-    error: float | None  # relative, in the Frobenius norm
-    max_error: float | None
-    scheme: str  # equal schemes mean: of the same dtype and stored alike
-    label: str  # how that is called: `hqq 4-bit g64`, `bfloat16`
+    stored: Stored
+    error: float | None = None  # relative, in the Frobenius norm
+    max_error: float | None = None
     target: str | None = None  # an alias names the tensor that it stands for
 
     @property
@@ -33,7 +39,7 @@ class Row(NamedTuple):
     @property
     def stored_as(self) -> str:
         """The label, or `tied` for an alias."""
-        return self.label if self.target is None else "tied"
+        return self.stored.label if self.target is None else "tied"
 
 
 class Kind:
@@ -60,14 +66,15 @@ class Totals:
             weights = row.weights
             self.nbytes += row.nbytes
             self.weights += weights
-            kind = self.kinds.get(row.label)
+            label = row.stored.label
+            kind = self.kinds.get(label)
             if kind is None:
-                kind = self.kinds[row.label] = Kind()
+                kind = self.kinds[label] = Kind()
             kind.weights += weights
             kind.nbytes += row.nbytes
             kind.tensors += 1
             error = row.error
-            if error is not None and row.coding != "dense":
+            if error is not None and row.stored.coding != "dense":
                 measured += weights
                 error_sum += error * weights
                 if error > worst:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from qformat import container, dtypes
 from qformat.container import Container
 from qformat.container.records import NONE
-from qformat.report.overview import Attachment, Overview, Row
-from qformat.report.schemes import facts
+from qformat.report.overview import Attachment, Overview, Row, Stored
+from qformat.report.schemes import SchemeFacts, facts
 
 
 @contextmanager
@@ -49,34 +50,62 @@ def rows(opened: Container) -> Sequence[Row]:
     schemes = [facts(scheme) for scheme in opened.schemes]
     made: list[Row] = []
     for part, (records, names, base) in zip(opened.parts, opened.columns(), strict=True):
-        ranks = records["rank"]
-        # beyond the rank the dimensions are zero; as ones they leave the product alone
-        inside = np.arange(records["shape"].shape[1]) < ranks[:, None]
-        weights = np.where(inside, records["shape"], 1).prod(axis=1)
-        weights[records["target"] != NONE] = 0
-        numbers, kinds = records["scheme"].tolist(), records["dtype"].tolist()
-        mine = schemes[base:]
+        targets = records["target"].tolist()
+        shapes, weights = _shapes(records)
         made += map(
             Row._make,
             zip(
                 names,
-                [tuple(dims[:rank]) for dims, rank in zip(records["shape"].tolist(), ranks.tolist(), strict=True)],
-                weights.tolist(),
-                [dtypes.NAME_OF_ID[kind] for kind in kinds],
-                [mine[number].coding for number in numbers],
-                [mine[number].method for number in numbers],
-                [mine[number].bits for number in numbers],
-                [mine[number].group_size for number in numbers],
+                shapes,
+                [0 if target != NONE else weight for weight, target in zip(weights, targets, strict=True)],
                 records["length"].tolist(),
+                _stored(records, schemes, base),
                 _optional(records["error"]),
                 _optional(records["max_error"]),
-                [f"{base + number} {kind}" for number, kind in zip(numbers, kinds, strict=True)],
-                [mine[number].label for number in numbers],
-                [None if row == NONE else part.names[row].decode() for row in records["target"].tolist()],
+                [None if target == NONE else part.names[target].decode() for target in targets],
                 strict=True,
             ),
         )
     return made
+
+
+def _shapes(records: NDArray[Any]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The shapes, and the number of elements of each; a model has few different ones, so each is made once."""
+    fields = np.column_stack([records["rank"], records["shape"]])
+    width, raw = fields.shape[1] * fields.itemsize, fields.tobytes()
+    known: dict[bytes, tuple[int, ...]] = {}
+    shapes = []
+    for start in range(0, len(raw), width):
+        key = raw[start : start + width]
+        shape = known.get(key)
+        if shape is None:
+            rank, *dims = np.frombuffer(key, fields.dtype).tolist()
+            shape = known[key] = tuple(dims[:rank])
+        shapes.append(shape)
+    sizes = {shape: math.prod(shape) for shape in known.values()}
+    return shapes, [sizes[shape] for shape in shapes]
+
+
+def _stored(records: NDArray[Any], schemes: Sequence[SchemeFacts], base: int) -> list[Stored]:
+    """How each is stored: one object for each pair of scheme and dtype."""
+    known: dict[tuple[int, int], Stored] = {}
+    found = []
+    for pair in zip(records["scheme"].tolist(), records["dtype"].tolist(), strict=True):
+        stored = known.get(pair)
+        if stored is None:
+            number, kind = pair
+            scheme = schemes[base + number]
+            stored = known[pair] = Stored(
+                f"{base + number} {kind}",
+                dtypes.NAME_OF_ID[kind],
+                scheme.coding,
+                scheme.method,
+                scheme.bits,
+                scheme.group_size,
+                scheme.label,
+            )
+        found.append(stored)
+    return found
 
 
 def _optional(column: NDArray[Any]) -> list[float | None]:

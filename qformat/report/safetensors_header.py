@@ -14,7 +14,7 @@ from typing import Any
 
 from qformat.errors import InvalidFileError, LimitError, SourceError
 from qformat.report.byte_source import ByteSource, LocalBytes
-from qformat.report.overview import Overview, Row
+from qformat.report.overview import Overview, Row, Stored
 
 MAX_HEADER = 100_000_000  # the format's own limit
 MAX_TENSORS = 500_000
@@ -47,6 +47,8 @@ DTYPES: dict[str, tuple[str, int]] = {
     "I64": ("int64", 64),
     "U64": ("uint64", 64),
 }
+
+STORED = {name: Stored(ours, ours, "dense", None, None, None, ours) for name, (ours, _) in DTYPES.items()}
 
 
 def looks_like_safetensors(source: ByteSource) -> bool:
@@ -120,7 +122,7 @@ def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: st
         raise LimitError("too many dimensions", file=file, tensor=name, field="shape", found=len(shape))
     if any(not 0 <= dim <= MAX_DIM for dim in shape):
         raise InvalidFileError("a dimension is out of range", file=file, tensor=name, field="shape", found=shape)
-    ours, bits = DTYPES[dtype]
+    bits = DTYPES[dtype][1]
     weights = math.prod(shape)
     n_bits = weights * bits
     if n_bits % 8 or not 0 <= begin <= end or end - begin != n_bits // 8:
@@ -132,7 +134,7 @@ def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: st
             expected=f"{n_bits / 8:g} bytes",
             found=f"[{begin}, {end}]",
         )
-    return Row(name, tuple(shape), weights, ours, "dense", None, None, None, end - begin, None, None, ours, ours)
+    return Row(name, tuple(shape), weights, end - begin, STORED[dtype])
 
 
 def _check_cover(placed: list[tuple[int, int, Row]], data_size: int, file: str) -> None:

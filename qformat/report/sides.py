@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qformat.report.byte_source import LocalBytes, is_remote
 from qformat.report.compare import Side
-from qformat.report.overview import Row
+from qformat.report.overview import Row, Stored
 from qformat.report.safetensors_header import looks_like_safetensors
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ class Checkpoint:
 
     def rows(self) -> dict[str, Row]:
         """What is listed of each tensor."""
-        return {
-            name: Row(name, tensor.shape, math.prod(tensor.shape), tensor.dtype, "dense", None, None, None,
-                      tensor.nbytes, None, None, tensor.dtype, tensor.dtype)
-            for name, tensor in self._tensors.items()
-        }  # fmt: skip
+        rows = {}
+        for name, tensor in self._tensors.items():
+            stored = Stored(tensor.dtype, tensor.dtype, "dense", None, None, None, tensor.dtype)
+            rows[name] = Row(name, tensor.shape, math.prod(tensor.shape), tensor.nbytes, stored)
+        return rows
 
     def scheme(self, name: str) -> object:
         """A checkpoint has no schemes."""

@@ -98,7 +98,7 @@ def _groups(modules: dict[str, list[_Item]]) -> list[tuple[str, int, list[_Item]
         # names sort before rows, and they are distinct within a module, so rows are never compared
         key: object = name
         if _is_number(name):
-            key = tuple(sorted([(rest, rows[0].shape, rows[0].scheme) for rest, rows in items]))
+            key = tuple(sorted([(rest, rows[0].shape, rows[0].stored.key) for rest, rows in items]))
         alike.setdefault(key, []).append(name)
     groups = []
     for names in alike.values():

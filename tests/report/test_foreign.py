@@ -55,7 +55,7 @@ arrays = st.dictionaries(
 def test_safetensors_as_written_by_its_own_library(tensors: dict[str, np.ndarray[Any, Any]]) -> None:
     source = Bytes(safetensors_file(tensors, {"format": "pt"}))
     view = safetensors_header.overview(source)
-    assert {row.name: (row.shape, row.dtype, row.nbytes) for row in view.rows} == {
+    assert {row.name: (row.shape, row.stored.dtype, row.nbytes) for row in view.rows} == {
         name: (array.shape, array.dtype.name, array.nbytes) for name, array in tensors.items()
     }
     assert view.metadata == {"format": "pt"}

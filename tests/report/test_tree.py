@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qformat.report.listing import tensors, tree
-from qformat.report.overview import Row
+from qformat.report.overview import Row, Stored
 from qformat.report.tree import Branch, fold
 
 
 def row(name: str, shape: tuple[int, ...] = (8, 4), scheme: str = "0", error: float | None = None) -> Row:
-    return Row(name, shape, math.prod(shape), "bfloat16", "affine", "rtn", 4, 64, 100, error, None, scheme, "rtn 4-bit")
+    return Row(
+        name, shape, math.prod(shape), 100, Stored(scheme, "bfloat16", "affine", "rtn", 4, 64, "rtn 4-bit"), error
+    )
 
 
 def walk(branch: Branch) -> Iterator[Branch]:
@@ -48,7 +50,7 @@ def test_every_tensor_is_counted_once(listed: list[Row], many: int) -> None:
 @given(rows)
 def test_only_equal_tensors_are_folded(listed: list[Row]) -> None:
     for branch in walk(fold(listed)):
-        assert len({(made.shape, made.scheme, made.dtype) for made in branch.rows}) <= 1
+        assert len({(made.shape, made.stored) for made in branch.rows}) <= 1
 
 
 @given(rows, st.one_of(st.none(), st.integers(20, 200)))
