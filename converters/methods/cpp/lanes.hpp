@@ -12,10 +12,16 @@
 
 #if defined(__AVX512F__)
 #define QFORMAT_NATIVE 16
+#define QFORMAT_LOW 0, 1, 2, 3, 4, 5, 6, 7
+#define QFORMAT_HIGH 8, 9, 10, 11, 12, 13, 14, 15
 #elif defined(__AVX2__)
 #define QFORMAT_NATIVE 8
+#define QFORMAT_LOW 0, 1, 2, 3
+#define QFORMAT_HIGH 4, 5, 6, 7
 #else
 #define QFORMAT_NATIVE 4
+#define QFORMAT_LOW 0, 1
+#define QFORMAT_HIGH 2, 3
 #endif
 
 #define QFORMAT_INLINE_MEMBER inline __attribute__((always_inline))
@@ -53,8 +59,8 @@ QFORMAT_INLINE Floats splat(float value) {
 }
 
 QFORMAT_INLINE Floats load(const float* from) {
-    Floats out;
-    memcpy(&out, from, sizeof out);
+    Floats out;  // part by part: one copy of all would go through the stack
+    QFORMAT_EACH(PARTS) memcpy(&out.part[i], from + i * NATIVE, sizeof out.part[i]);
     return out;
 }
 
@@ -86,12 +92,12 @@ QFORMAT_INLINE Floats clip(Floats value, Floats low, Floats high) { return small
 
 QFORMAT_INLINE Ints bits_of(Floats value) {
     Ints out;
-    memcpy(&out, &value, sizeof out);
+    QFORMAT_EACH(PARTS) out.part[i] = (IntPart)value.part[i];
     return out;
 }
 QFORMAT_INLINE Floats floats_of(Ints bits) {
     Floats out;
-    memcpy(&out, &bits, sizeof out);
+    QFORMAT_EACH(PARTS) out.part[i] = (FloatPart)bits.part[i];
     return out;
 }
 
@@ -202,9 +208,13 @@ QFORMAT_INLINE Floats to_half(Floats value) {
 
 QFORMAT_INLINE Doubles widen(Floats value) {
     Doubles out;
-    HalfPart half[DOUBLE_PARTS];
-    memcpy(half, &value, sizeof half);
-    QFORMAT_EACH(DOUBLE_PARTS) out.part[i] = __builtin_convertvector(half[i], DoublePart);
+    QFORMAT_EACH(PARTS) {
+        const FloatPart all = value.part[i];
+        const HalfPart low = __builtin_shufflevector(all, all, QFORMAT_LOW);
+        const HalfPart high = __builtin_shufflevector(all, all, QFORMAT_HIGH);
+        out.part[2 * i] = __builtin_convertvector(low, DoublePart);
+        out.part[2 * i + 1] = __builtin_convertvector(high, DoublePart);
+    }
     return out;
 }
 QFORMAT_INLINE Doubles operator+(Doubles a, Doubles b) {
