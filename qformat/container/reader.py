@@ -61,8 +61,10 @@ class Part:
         self.source = source
         try:
             self.index, self.digest, self.version = _open(source, limits)
-        except QFormatError as error:
-            error.file = error.file or source.path
+        except BaseException as error:
+            source.close()
+            if isinstance(error, QFormatError):
+                error.file = error.file or source.path
             raise
         records = self.index.records
         self.tensors = int((records["kind"] != ATTACHMENT).sum())

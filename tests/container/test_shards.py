@@ -1,0 +1,122 @@
+"""Sets of shards: opened by the manifest's name, pinned to the very files that they were made with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qformat import container
+from qformat.errors import IntegrityError, InvalidFileError, OutputError
+from tests.container.files import DENSE, Parts, put
+
+
+def shard(path: Path, *names: str) -> Path:
+    with container.create(path) as writer:
+        for name in names:
+            writer.tensor(name, scheme=DENSE, dtype="uint8", shape=(len(name),), length=len(name), data=[name.encode()])
+        writer.finish({})
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    shards = [shard(tmp_path / "m-00001-of-00002.qf", "z", "a"), shard(tmp_path / "m-00002-of-00002.qf", "m.w", "b")]
+    container.write_manifest(tmp_path / "m.qf", shards, {"general.name": "m"}, {"config.json": b"{}"})
+    return tmp_path / "m.qf"
+
+
+def test_a_set_is_one_model(model: Path) -> None:
+    with container.open(model) as opened:
+        assert opened.names() == ["z", "a", "m.w", "b"]
+        assert [opened.read(name).tobytes() for name in opened] == [b"z", b"a", b"m.w", b"b"]
+        assert opened.record("b").shard == 2
+        assert dict(opened.attachments) == {"config.json": b"{}"}
+        assert opened.metadata == {"general.name": "m"}
+        assert opened.size == sum(path.stat().st_size for path in model.parent.iterdir())
+        assert opened.verify() == []
+        content = opened.content_digest
+    container.edit_metadata(model, {"a": 1})
+    with container.open(model) as opened:
+        assert opened.content_digest == content
+
+
+def test_missing_shards_are_all_named(model: Path) -> None:
+    os.unlink(model.parent / "m-00002-of-00002.qf")
+    with pytest.raises(InvalidFileError, match="1 of 2 shards are missing: m-00002-of-00002.qf"):
+        container.open(model)
+
+
+def test_a_shard_of_another_set_is_refused(model: Path) -> None:
+    shard(model.parent / "m-00002-of-00002.qf", "m.w", "c")
+    with pytest.raises(IntegrityError, match="not the shard that the set was made with"):
+        container.open(model)
+
+
+def test_an_extra_shard_is_nobodys_business(model: Path) -> None:
+    shard(model.parent / "m-00003-of-00003.qf", "x")
+    with container.open(model) as opened:
+        assert len(opened) == 4
+
+
+BAD_NAMES = ["../x.qf", "/etc/passwd", "..\\x.qf", "C:x.qf", "\\\\srv\\x.qf", "a/../../x.qf", "x\x00.qf", "CON.qf", "x.bin", "", ".qf/", "x.qf ", 7]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_lead_elsewhere_are_refused(model: Path, name: object) -> None:
+    parts = Parts(model.read_bytes())
+
+    def rename(document: dict) -> None:
+        document["shards"][0]["file"] = name
+
+    if isinstance(name, str) and "\x00" in name:
+        with pytest.raises(InvalidFileError):
+            parts.document(rename)
+            container.open(put(model.parent, parts.bytes()))
+        return
+    parts.document(rename)
+    with pytest.raises(InvalidFileError, match="not the name of a shard"):
+        container.open(put(model.parent, parts.bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["shards"].append(d["shards"][0]), "a shard twice"),
+        (lambda d: d.__setitem__("shards", []), "not a table of shards"),
+        (lambda d: d.__setitem__("shards", {}), "not a table of shards"),
+        (lambda d: d.__setitem__("required", []), "go together"),
+        (lambda d: d["shards"][0].pop("size"), "file, size and digest"),
+        (lambda d: d["shards"][0].__setitem__("file", "m.qf"), "itself a set"),
+        (lambda d: d["shards"][0].__setitem__("size", 7), "not the shard"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(model: Path, change: object, message: str) -> None:
+    parts = Parts(model.read_bytes())
+    parts.document(change)  # type: ignore[arg-type]
+    path = put(model.parent, parts.bytes(), "m.qf")
+    with pytest.raises((InvalidFileError, IntegrityError), match=message):
+        container.open(path)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    shards = [shard(tmp_path / "m-1.qf", "a"), shard(tmp_path / "m-2.qf", "a", "b")]
+    container.write_manifest(tmp_path / "m.qf", shards, {})
+    with pytest.raises(InvalidFileError, match="m.qf: a: json.shards: a tensor is in two shards"):
+        container.open(tmp_path / "m.qf")
+
+
+def test_shards_lie_beside_their_manifest(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(OutputError, match="lies elsewhere"):
+        container.write_manifest(tmp_path / "m.qf", [shard(tmp_path / "sub" / "s.qf", "a")], {})
+
+
+def test_a_shard_that_is_no_file_is_refused_at_once(model: Path) -> None:
+    for make in (lambda p: os.mkfifo(p), lambda p: os.symlink("/dev/null", p)):
+        path = model.parent / "m-00001-of-00002.qf"
+        path.unlink()
+        make(path)
+        with pytest.raises(InvalidFileError, match="not a regular file"):
+            container.open(model)
