@@ -8,6 +8,7 @@ from typing import Any
 from qformat.report import as_json, numbers
 from qformat.report.compare import Comparison, TensorDifference, beyond
 from qformat.report.layout import Column, Line, Table, clip, wrap
+from qformat.report.overview import Row
 from qformat.text import safe_text
 
 _WORDS = {
@@ -49,22 +50,25 @@ def _table(shown: list[TensorDifference], tolerance: float) -> Table:
         ]
     )
     for each in shown:
-        bad = "bad" if beyond(each, tolerance) else ""
-        a, b = each.a, each.b
-        if each.kind == "shape" and a is not None and b is not None:
-            stored = numbers.shape(a.shape), numbers.shape(b.shape)
-        else:
-            stored = (safe_text(row.stored_as) if row is not None else "–" for row in (a, b))
-        left, right = stored
+        a, b, bad = each.a, each.b, "bad" if beyond(each, tolerance) else ""
+        describe = _shape if each.kind == "shape" else _stored_as
         table.add(
             safe_text(each.name),
-            left,
-            right,
+            describe(a),
+            describe(b),
             numbers.error(each.max_abs),
             (numbers.error(each.relative), bad),
             _WORDS.get(each.kind, ""),
         )
     return table
+
+
+def _shape(row: Row | None) -> str:
+    return "–" if row is None else numbers.shape(row.shape)
+
+
+def _stored_as(row: Row | None) -> str:
+    return "–" if row is None else safe_text(row.stored_as)
 
 
 def _changes(title: str, changes: dict[str, tuple[str, str]], width: int | None) -> Iterator[Line]:

@@ -12,7 +12,7 @@ from qformat import store
 from qformat.errors import QFormatError
 from qformat.report import histogram, numbers
 from qformat.report.layout import Column, Line, Table, clip
-from qformat.report.summary import KEY, indented
+from qformat.report.summary import fact, indented
 from qformat.text import safe_text
 
 SAMPLE = 1 << 22  # weights decoded for the histograms: rows evenly spread when a tensor has more
@@ -29,9 +29,7 @@ def tensor(path: str | os.PathLike[str], name: str, width: int | None) -> Iterat
         yield []
         for key, value in _facts(shown):
             if value:
-                text = f"  {key:<{KEY}}"
-                room = None if width is None else max(width - len(text), 1)
-                yield [(text, "key"), (value if room is None else clip(value, room), "")]
+                yield from fact(key, value, width)
         yield []
         yield from _roles(shown, width)
         yield from _histograms(shown, width)
@@ -43,7 +41,7 @@ def _facts(shown: store.Tensor) -> Iterator[tuple[str, str]]:
     yield "coding", ", ".join(_coding(shown))
     yield "size", f"{numbers.size(shown.nbytes)}, {numbers.bits(shown.bits_per_weight)} bits per weight"
     yield "error", numbers.error(shown.error)
-    yield "largest", numbers.error(shown.max_error)
+    yield "max error", numbers.error(shown.max_error)
     yield "place", f"byte {numbers.exact(record.offset)}, {numbers.exact(record.stored)} bytes"
     yield "digest", record.digest.hex()
     yield "stands for", safe_text(record.target) if record.target is not None else ""

@@ -19,7 +19,9 @@ class SchemeFacts(NamedTuple):
 def facts(scheme: Mapping[str, Any]) -> SchemeFacts:
     """The facts of a scheme as it stands in the index.
 
-    >>> facts({"coding": {"coding": "affine", "bits": 4, "group": {"group": "block", "columns": 64}}, "method": "hqq"})
+    >>> scales = {"coding": "dense", "dtype": "float16"}
+    >>> coding = {"coding": "affine", "bits": 4, "group": {"group": "block", "columns": 64}, "scales": scales}
+    >>> facts({"coding": coding, "method": "hqq"})
     SchemeFacts(coding='affine', method='hqq', bits=4, group_size=64, label='hqq 4-bit g64')
     >>> facts({"coding": {"coding": "dense", "dtype": "bfloat16"}}).label
     'bfloat16'
@@ -29,7 +31,8 @@ def facts(scheme: Mapping[str, Any]) -> SchemeFacts:
     name, method = _text(coding.get("coding")), _text(scheme.get("method"))
     if name == "dense":
         return SchemeFacts(name, method, None, None, _text(coding.get("dtype")) or name)
-    bits, size = _whole(coding.get("bits")), _group_size(coding.get("group"))
+    bits = _whole(coding.get("bits"))
+    size = _group_size(coding.get("group")) if isinstance(coding.get("scales"), Mapping) else None
     return SchemeFacts(name, method, bits, size, _label(scheme, coding, method or name or "?", bits, size))
 
 
@@ -49,15 +52,26 @@ def _label(scheme: Mapping[str, Any], coding: Mapping[str, Any], name: str, bits
         parts.append(f"{coding.get('books')}×{bits}")
     elif bits is not None and not name.endswith(str(bits)):
         parts.append(f"{bits}-bit")
-    if size is not None:
-        parts.append(f"g{size}")
+    parts.append(_group_label(coding.get("group"), size) if isinstance(coding.get("scales"), Mapping) else "")
     scales = coding.get("scales")
     if isinstance(scales, Mapping) and scales.get("coding") != "dense":
         parts.append("double")
     corrections = scheme.get("corrections")
     if isinstance(corrections, list):
         parts += [f"+ {entry.get('correction')}" for entry in corrections if isinstance(entry, Mapping)]
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
+
+
+def _group_label(group: object, size: int | None) -> str:
+    """`g64`; `row` and `tensor` for one scale each; `32x64` for blocks of several rows."""
+    if size is not None:
+        return f"g{size}"
+    if group is None:
+        return "tensor"
+    rows, columns = (group.get("rows", 1), group.get("columns")) if isinstance(group, Mapping) else (1, None)
+    if columns is None:
+        return {1: "row", None: "tensor"}.get(_whole(rows), "")
+    return f"{'all' if rows is None else rows}×{columns}"
 
 
 def _text(value: object) -> str | None:

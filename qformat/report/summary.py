@@ -34,12 +34,15 @@ def title(view: Overview, width: int | None) -> Iterator[Line]:
 def facts(view: Overview, width: int | None) -> Iterator[Line]:
     """Key and value lines: sizes, error, provenance, digests."""
     for key, value in _facts(view):
-        if not value:
-            continue
-        room = None if width is None else max(width - KEY - 2, 8)
-        parts = [value] if room is None else wrap(value, room)
-        for index, part in enumerate(parts):
-            yield [(f"  {key if index == 0 else '':<{KEY}}"[: KEY + 2], "key"), (part, "")]
+        if value:
+            yield from fact(key, value, width)
+
+
+def fact(key: str, value: str, width: int | None) -> Iterator[Line]:
+    """A key and its value, wrapped beside it."""
+    for part in [value] if width is None else wrap(value, max(width - KEY - 2, 8)):
+        yield [(f"  {key:<{KEY}}", "key"), (part, "")]
+        key = ""
 
 
 def _facts(view: Overview) -> Iterator[tuple[str, str]]:
@@ -51,6 +54,7 @@ def _facts(view: Overview) -> Iterator[tuple[str, str]]:
         size += f", {numbers.bits(view.bits_per_weight)} bits per weight"
     yield "size", size + (f", {numbers.plural(len(view.files), 'file')}" if view.files else "")
     yield "error", _error(view.totals)
+    yield "left dense", _left_dense(view.metadata.get("qformat.coverage"))
     yield "quantized by", _text(view, "config.quantization")
     yield "source", _source(view.metadata)
     yield "licence", _text(view, "general.license")
@@ -65,6 +69,20 @@ def _error(totals: Totals) -> str:
         return ""
     worst = f"{numbers.error(totals.worst.error)} worst ({safe_text(totals.worst.name)})"
     return f"{numbers.error(totals.mean_error)} mean, {worst}"
+
+
+def _left_dense(coverage: object) -> str:
+    """Why tensors were not quantized, as the conversion recorded it: reasons, each with its names or their number."""
+    dense = coverage.get("dense") if isinstance(coverage, Mapping) else None
+    reasons = dense.get("reasons") if isinstance(dense, Mapping) else None
+    if not isinstance(reasons, Mapping):
+        return ""
+    parts = []
+    for reason, names in reasons.items():
+        if isinstance(names, list) and names:
+            shown = safe_text(names[0], 80) if len(names) == 1 else f"{numbers.exact(len(names))} names"
+            parts.append(f"{safe_text(reason, 80)} ({shown})")
+    return "; ".join(parts)
 
 
 def _source(metadata: Mapping[str, Any]) -> str:
