@@ -164,7 +164,6 @@ def open_source(path: str | os.PathLike[str]) -> ByteSource:
     scheme, separator, _ = text.partition("://")
     if separator and scheme.isalnum():
         return RemoteFile(text)
-    try:
-        return LocalFile(text)
-    except ValueError as error:  # NUL in the path
-        raise FileNotFoundError(errno.ENOENT, str(error), text) from error
+    if "\0" in text:
+        raise FileNotFoundError(errno.ENOENT, "a path holds no NUL", text)
+    return LocalFile(text)

@@ -114,7 +114,7 @@ def test_shards_lie_beside_their_manifest(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_no_file_is_refused_at_once(model: Path) -> None:
-    for make in (lambda p: os.mkfifo(p), lambda p: os.symlink("/dev/null", p)):
+    for make in (lambda p: os.mkfifo(p), lambda p: os.symlink("/dev/zero", p)):
         path = model.parent / "m-00001-of-00002.qf"
         path.unlink()
         make(path)
