@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from qformat import container, linear
+from tests.cli import models
 from tests.cli.command_line import call, controls
 from tests.cli.range_server import serve
 
@@ -31,6 +33,41 @@ def test_a_safetensors_header_is_all_that_is_read(weights: bytes, tmp_path: Path
         assert all(method == "HEAD" or part is not None for method, part in server.requests)
     (tmp_path / "x.safetensors").write_bytes(weights)
     assert json.loads(result.out) == json.loads(call("inspect", "--json", tmp_path / "x.safetensors").out)
+
+
+def test_a_model_file_takes_its_size_and_two_ranges(tmp_path: Path) -> None:
+    path = models.write(tmp_path / "x.qf", layers=3)
+    with serve({"/x.qf": path.read_bytes()}) as server:
+        result = call("inspect", "--json", f"{server.address}/x.qf")
+        assert result.code == 0, result.err
+        assert len(server.requests) <= 3
+        assert len(server.ranges) <= 2
+        assert call("verify", "-q", f"{server.address}/x.qf") == (0, "", "")
+    assert json.loads(result.out) == json.loads(call("inspect", "--json", path).out)
+
+
+def test_of_a_large_model_file_only_the_index_travels(tmp_path: Path) -> None:
+    path = tmp_path / "large.qf"
+    values = np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)
+    with container.create(path) as writer:
+        for n in range(600):  # as many as a large model has
+            data = values.tobytes() if n < 4 else bytes(64)
+            shape = (512, 1024) if n < 4 else (16,)
+            writer.tensor(
+                f"layers.{n}.weight",
+                scheme=linear.dump(models.PLAIN),
+                dtype="float32",
+                shape=shape,
+                length=len(data),
+                data=[data],
+            )
+        writer.finish({})
+    with serve({"/large.qf": path.read_bytes()}) as server:
+        assert call("inspect", f"{server.address}/large.qf").code == 0
+        assert len(server.ranges) <= 2
+        assert sum(stop - start for start, stop in server.ranges) < 400_000 < path.stat().st_size
+        result = call("inspect", "--tensor", "layers.0.weight", f"{server.address}/large.qf")
+        assert result.code == 0, result.err
 
 
 def test_a_missing_address_is_one_line() -> None:
