@@ -144,7 +144,7 @@ def clean(weight: Array, nonfinite: str, first_row: int = 0) -> Array:
     """The slab as contiguous float32 without NaN, infinities or numbers beyond 2^100.
 
     `nonfinite` says what becomes of those: "refuse" (SourceError with the index), "zero", or "clamp" (NaN becomes 0,
-    the others the largest finite weight of the slab with their sign).
+    the others the largest finite weight of the row with their sign).
     """
     if weight.ndim != 2:
         raise SourceError("weights must be a matrix", expected="(N, K)", found=weight.shape)
@@ -156,7 +156,7 @@ def clean(weight: Array, nonfinite: str, first_row: int = 0) -> Array:
     if nonfinite == "refuse":
         where = f"[{row + first_row}, {column}]"
         raise SourceError("weight is not a finite number of sensible size", field=where, found=weight[row, column])
-    edge = np.abs(weight[good]).max(initial=0) if nonfinite == "clamp" else 0
+    edge = np.where(good, np.abs(weight), 0).max(axis=1, keepdims=True) * (nonfinite == "clamp")
     return np.where(good, weight, np.nan_to_num(np.sign(weight) * edge, nan=0.0)).astype(np.float32)
 
 

@@ -73,11 +73,11 @@ def paste(groups: Groups, values: Array) -> Array:
 
 def total(values: Array) -> Array:
     """Sum over the last two axes (chunks, lanes) in the fixed order; both axes are kept with length 1."""
-    lanes = np.cumsum(values, axis=-2, dtype=values.dtype)[..., -1:, :]  # a running sum has one order only
+    lanes: Array = np.cumsum(values, axis=-2, dtype=values.dtype)[..., -1:, :]  # a running sum has one order only
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
-    return np.add(lanes, values.dtype.type(0))  # sums begin at zero: none is a negative zero
+    return np.asarray(lanes + values.dtype.type(0))  # sums begin at zero: none is a negative zero
 
 
 def nearest(values: Array) -> Array:
