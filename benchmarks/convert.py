@@ -167,7 +167,8 @@ def machine(threads: int) -> dict[str, object]:
     versions = {name: version(name) for name in packages}
     return {
         "processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": threads,
-        "kernel": active(), "python": platform.python_version(), "versions": versions, "date": time.strftime("%Y-%m-%d"),
+        "kernel": active(), "python": platform.python_version(), "versions": versions,
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from qformat.converters.methods import hqq, lookup, ls, rows, rtn, sinq, tail
 from qformat.converters.methods.base import Array, Coded, Method, Option, join
+from qformat.converters.methods.floats import to_float32
 from qformat.converters.methods.native import active, get_threads, set_threads
 from qformat.errors import RecipeError
 
@@ -16,7 +17,18 @@ _ROWS = (
 )  # fmt: skip
 METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 
-__all__ = ["METHODS", "Coded", "Method", "Option", "active", "get_threads", "join", "quantize", "set_threads"]
+__all__ = [
+    "METHODS",
+    "Coded",
+    "Method",
+    "Option",
+    "active",
+    "get_threads",
+    "join",
+    "quantize",
+    "set_threads",
+    "to_float32",
+]
 
 
 def quantize(name: str, weight: Array, **options: Any) -> Coded:
@@ -29,4 +41,4 @@ def quantize(name: str, weight: Array, **options: Any) -> Coded:
     if name not in METHODS:
         raise RecipeError("unknown method", field="method", expected=", ".join(METHODS), found=name)
     method = METHODS[name]
-    return method.quantize(np.asarray(weight).astype(np.float32, copy=False), method.resolve(options))
+    return method.quantize(to_float32(np.asarray(weight)), method.resolve(options))

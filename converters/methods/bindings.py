@@ -22,6 +22,11 @@ class Bindings:
     def largest(self, weight: Array, threads: int) -> float:
         return float(self.native.largest(weight, threads))
 
+    def widen(self, raw: Array, half: bool, threads: int) -> Array:
+        out = np.empty(raw.shape, np.float32)
+        self.native.widen(raw, half, out, threads)
+        return out
+
     def extremes(self, weight: Array, group: int, limit: float, threads: int) -> tuple[float, float]:
         largest, small = self.native.extremes(weight, group, limit, threads)
         return float(largest), float(small)

@@ -28,6 +28,8 @@ from qformat.converters.methods import (
     rtn,
 )
 from qformat.converters.methods.bindings import Bindings
+from qformat.converters.methods.floats import to_float32
+from qformat.dtypes import numpy_dtype
 from tests.methods.weights import matrices
 
 NATIVE = [name for name in native.available() if name != "reference"]
@@ -91,6 +93,18 @@ def test_hqq(weight: np.ndarray, group: int, bits: int, dtype: str, lp: float, b
 def test_extremes(weight: np.ndarray, group: int, limit: float) -> None:
     same("largest", base.largest_loop, weight)
     same("extremes", affine.extremes_loop, weight, min(group, weight.shape[1]), limit)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_sixteen_bit_float(dtype: str) -> None:
+    values = np.arange(2**16, dtype=np.uint16)[3:].view(numpy_dtype(dtype))
+    expected = values.astype(np.float32)
+    for name in native.available():
+        native.select(name)
+        found = to_float32(values)
+        np.testing.assert_array_equal(found, expected)  # NaN where there is NaN
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+    native.select(None)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -np.nan])

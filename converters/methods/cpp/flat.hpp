@@ -157,6 +157,38 @@ static float largest_of(const float* weight, size_t size) {
     return value;
 }
 
+// 16-bit floats as float32; exact.
+static void widen_halves(const uint16_t* from, size_t size, bool half, float* to) {
+    typedef uint16_t ShortPart __attribute__((vector_size(2 * NATIVE)));
+    size_t at = 0;
+    for (; at < size; at += LANES) {
+        const size_t count = size - at < LANES ? size - at : LANES;
+        uint16_t some[LANES] = {0};
+        float wide[LANES];
+        const uint16_t* source = from + at;
+        float* target = to + at;
+        if (count < LANES) {
+            memcpy(some, source, count * sizeof(uint16_t));
+            source = some;
+            target = wide;
+        }
+        QFORMAT_EACH(PARTS) {
+            ShortPart narrow;
+            memcpy(&narrow, source + i * NATIVE, sizeof narrow);
+            const IntPart bits = __builtin_convertvector(narrow, IntPart);
+            IntPart out = bits << 16;
+            if (half) {  // the exponent moves by 112; a product does that for subnormals too
+                const IntPart size_bits = bits & 0x7fff;
+                const IntPart scaled = (IntPart)((FloatPart)(size_bits << 13) * 0x1p112f);
+                const IntPart special = (size_bits << 13) | 0x7f800000;
+                out = (size_bits >= 0x7c00 ? special : scaled) | ((bits & 0x8000) << 16);
+            }
+            memcpy(target + i * NATIVE, &out, sizeof out);
+        }
+        if (count < LANES) memcpy(to + at, wide, count * sizeof(float));
+    }
+}
+
 // both[0]: the largest magnitude; both[1]: the largest of a group that stays below the limit.
 static void extremes(const float* weight, size_t columns, size_t group, float limit, size_t first, size_t last,
                      float* both) {
