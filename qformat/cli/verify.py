@@ -8,7 +8,7 @@ import time
 import click
 
 from qformat import store
-from qformat.errors import IntegrityError, QFormatError
+from qformat.errors import IntegrityError, QFormatError, UnsupportedError
 from qformat.report import as_json, numbers
 from qformat.report.progress import Progress
 from qformat.report.terminal import Printer
@@ -32,18 +32,34 @@ def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: in
         total, tensors, found = model.container.size, len(model), model.digest
         with Progress(total, "verify", quiet=quiet or json_) as line:
             bad = store.faults(model, workers=workers, progress=line.update)
+        unread = _unread(model)
     if digest is not None and digest.lower() != found:
         bad.insert(0, IntegrityError("not the file that was asked for", file=file, field="digest",
                                      expected=digest, found=found))  # fmt: skip
     elapsed = time.perf_counter() - start
     if json_:
-        _print_json(file, found, total, tensors, bad)
+        _print_json(file, found, total, tensors, bad, unread)
     else:
-        _print(file, total, tensors, bad, elapsed, quiet)
+        _print(file, total, tensors, bad, unread, elapsed, quiet)
     return IntegrityError.exit_code if bad else 0
 
 
-def _print(file: str, total: int, tensors: int, bad: list[QFormatError], elapsed: float, quiet: bool) -> None:
+def _unread(model: store.Model) -> list[str]:
+    """Tensors that only a newer version can decode: their bytes are verified, their numbers are not."""
+    later = set()
+    for number in range(len(model.container.schemes)):
+        try:
+            model.scheme(number)
+        except UnsupportedError:
+            later.add(number)
+        except QFormatError:
+            continue  # a fault of the tensors that use it, and reported as such
+    return [name for name in model if model.container.record(name).scheme in later] if later else []
+
+
+def _print(
+    file: str, total: int, tensors: int, bad: list[QFormatError], unread: list[str], elapsed: float, quiet: bool
+) -> None:
     printer = Printer()
     for error in bad:
         printer.line(("bad  ", "bad"), str(error))
@@ -53,15 +69,20 @@ def _print(file: str, total: int, tensors: int, bad: list[QFormatError], elapsed
     elif not quiet:
         rest = f"{numbers.plural(tensors, 'tensor')}, {numbers.size(total)} in {numbers.seconds(elapsed)}"
         printer.line(("ok", "good"), f"  {safe_text(file)}: {rest} ({numbers.rate(total, elapsed)})")
+        if unread:
+            names = ", ".join(safe_text(name) for name in unread[:5]) + (" …" if len(unread) > 5 else "")
+            note = f"{numbers.plural(len(unread), 'tensor')} of a later version, verified as bytes only: {names}"
+            printer.line(("note  ", "warn"), note)
 
 
-def _print_json(file: str, digest: str, total: int, tensors: int, bad: list[QFormatError]) -> None:
+def _print_json(file: str, digest: str, total: int, tensors: int, bad: list[QFormatError], unread: list[str]) -> None:
     result = {
         "file": file,
         "ok": not bad,
         "digest": digest,
         "total_bytes": total,
         "tensors": tensors,
+        "verified_as_bytes_only": unread,
         "errors": [
             {
                 "kind": type(error).__name__,

@@ -85,6 +85,8 @@ def _histograms(shown: store.Tensor, width: int | None) -> Iterator[Line]:
     if codes is not None and codes.size and shown.bits is not None and shown.bits <= 8:
         yield []
         yield from histogram.codes(codes, shown.bits, codes.dtype.kind == "i", width)
+    if shown.dtype.startswith("complex"):
+        return
     values, note = _sample(shown)
     if values.size:
         spread = histogram.spread(values)
