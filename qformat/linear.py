@@ -23,7 +23,7 @@ from qformat import codings, corrections, transforms
 from qformat.codings import extents, tables
 from qformat.codings.grammar import Coding, Frozen
 from qformat.codings.panel import Panels
-from qformat.codings.parts import Arrays, Buffer, Extent, Part, Role, Window, whole
+from qformat.codings.parts import Arrays, Buffer, Extent, Part, Role, Window, whole, within
 from qformat.corrections import Correction, LowRank, OutlierColumns, Outliers
 from qformat.dtypes import TABLE as DTYPES
 from qformat.errors import InvalidFileError, LimitError, UnsupportedError
@@ -211,12 +211,15 @@ def roles(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> dic
     sizes = _sizes(scheme, shape, parameters)
     found: dict[str, Role] = {}
     for number, (transform, size) in enumerate(zip(scheme.transforms, sizes.transforms, strict=True)):
-        found |= _named(f"transforms.{number}", transforms.roles(transform, *size))
+        with within(f"transforms.{number}"):
+            found |= _named(f"transforms.{number}", transforms.roles(transform, *size))
     for number, transform in enumerate(scheme.output_transforms):
-        found |= _named(f"output_transforms.{number}", transforms.roles(transform, shape[0], shape[0], 0))
+        with within(f"output_transforms.{number}"):
+            found |= _named(f"output_transforms.{number}", transforms.roles(transform, shape[0], shape[0], 0))
     for number, (correction, size_of) in enumerate(zip(scheme.corrections, sizes.corrections, strict=True)):
         found |= _named(f"corrections.{number}", corrections.roles(correction, shape, size_of))
-    return found | codings.roles(scheme.coding, sizes.coded)
+    with within("coding"):
+        return found | codings.roles(scheme.coding, sizes.coded)
 
 
 def _named(prefix: str, its_roles: Mapping[str, Role]) -> dict[str, Role]:

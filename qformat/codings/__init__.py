@@ -9,8 +9,7 @@ been read yet).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from qformat.codings import additive, affine, dense, extents, groups, lookup
 from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
 from qformat.codings.panel import Panels
-from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole
+from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole, within
 from qformat.codings.protocol import Module
 from qformat.errors import InvalidFileError
 
@@ -67,11 +66,11 @@ def roles(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> dic
     module = TABLE[type(coding)]
     own = module.roles(coding, shape)
     codes: dict[str, Role] = {name: own.pop(name) for name in ("codes", "values") if name in own}
-    nested: dict[str, Role] = {
-        _join(name, role): value
-        for name, child in module.children(coding, shape).items()
-        for role, value in roles(child.coding, groups.array_shape(child.group, shape)).items()
-    }
+    nested: dict[str, Role] = {}
+    for name, child in module.children(coding, shape).items():
+        with within(name):
+            its_roles = roles(child.coding, groups.array_shape(child.group, shape))
+        nested |= {_join(name, role): value for role, value in its_roles.items()}
     return {**own, **nested, **codes}
 
 
@@ -119,7 +118,7 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
             groups.array_shape(child.group, shape),
             groups.window(child.group, shape, window),
         )
-        with _within(name):
+        with within(name):
             numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
         if not np.isfinite(numbers).all():
             raise InvalidFileError("not finite", field=name)
@@ -129,7 +128,9 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
         return np.ascontiguousarray(module.decode(coding, shape, arrays, window, spread))
 
 
-def decode_child(coding: Coding, shape: Shape, arrays: Arrays, name: str, rows: range | None = None) -> NDArray[np.float32]:
+def decode_child(
+    coding: Coding, shape: Shape, arrays: Arrays, name: str, rows: range | None = None
+) -> NDArray[np.float32]:
     """The numbers of a nested role ("scales", "zeros", …), one a group, as float32; of some rows only, if asked."""
     child = TABLE[type(coding)].children(coding, shape)[name]
     height, width = groups.array_shape(child.group, shape)
@@ -142,18 +143,8 @@ def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     module = TABLE[type(coding)]
     module.check(coding, shape, arrays)
     for name, child in module.children(coding, shape).items():
-        with _within(name):
+        with within(name):
             check_indices(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
-
-
-@contextmanager
-def _within(name: str) -> Iterator[None]:
-    """Errors about a nested role say its whole path."""
-    try:
-        yield
-    except InvalidFileError as error:
-        error.field = f"{name}.{error.field}"
-        raise
 
 
 def check(coding: Coding, shape: Shape, arrays: Arrays) -> None:
@@ -171,7 +162,7 @@ def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     for name, child in TABLE[type(coding)].children(coding, shape).items():
         rows, columns = groups.array_shape(child.group, shape)
         own = _child_arrays(arrays, name)
-        with _within(name):
+        with within(name):
             _check_numbers(child.coding, (rows, columns), own)
         across = min(columns, 1 << 20)
         down = max((1 << 20) // max(across, 1), 1)

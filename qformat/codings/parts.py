@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -175,3 +176,13 @@ def lay(sizes: Mapping[str, int]) -> Extent:
         places[name] = Place(align(end), nbytes)
         end = places[name].offset + nbytes
     return Extent(end, places)
+
+
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """Errors about a nested role say its whole path."""
+    try:
+        yield
+    except InvalidFileError as error:
+        error.field = f"{name}.{error.field}"
+        raise

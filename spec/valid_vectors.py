@@ -1,0 +1,356 @@
+"""The valid conformance vectors: a function a file, a tensor a feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from vector_maker import Maker, affine, block, dense, lookup
+
+from qformat.codings import tables
+from qformat.dtypes import TABLE as DTYPES
+from qformat.dtypes import numpy_dtype
+
+VALID: dict[str, Callable[[Maker], None]] = {}
+
+
+def valid(make: Callable[[Maker], None]) -> Callable[[Maker], None]:
+    VALID[make.__name__.replace("_", "-")] = make
+    return make
+
+
+@valid
+def dense_dtypes(m: Maker) -> None:
+    for dtype in DTYPES:
+        m.add(dtype, dense(dtype), (3, 5), dtype=dtype)
+
+
+@valid
+def shapes(m: Maker) -> None:
+    """Scalars, vectors, empty tensors, eight dimensions, 3-D experts both ways round, odd sides."""
+    m.add("scalar", dense("float32"), ())
+    m.add("vector", dense("float32"), (7,))
+    for shape in ((0,), (0, 5), (5, 0), (3, 0, 2)):
+        m.add(
+            "empty." + "x".join(map(str, shape)),
+            affine(4, block(16), layout="panel") if len(shape) > 1 else dense("int8"),
+            shape,
+        )
+    m.add("eight", dense("int8"), (1, 2, 1, 3, 1, 2, 1, 2))
+    m.add("one.by.one", affine(3), (1, 1))
+    m.add("odd", affine(4, block(16), layout="panel"), (17, 43))
+    m.add("experts", affine(4, block(16), layout="panel"), (3, 5, 32))
+    m.add("experts.in.out", affine(4, block(16), layout="panel"), (3, 32, 5), transposed=True)
+    m.add("conv1d", affine(4, block(16), layout="panel"), (32, 6), transposed=True)
+
+
+@valid
+def affine_plain(m: Maker) -> None:
+    for bits in range(1, 9):
+        for signed in (False, True):
+            m.add(f"{'signed' if signed else 'unsigned'}.{bits}", affine(bits, block(5), signed=signed), (3, 13))
+    m.add("no.scales", {"coding": "affine", "bits": 5}, (3, 13))
+    m.add("no.scales.zeros", {"coding": "affine", "bits": 5, "zeros": dense("int32")}, (3, 13))
+
+
+@valid
+def affine_zeros_and_offsets(m: Maker) -> None:
+    for role in ("zeros", "offsets"):
+        for dtype in ("float16", "bfloat16", "float32", "int8"):
+            m.add(f"{role}.{dtype}", affine(4, block(8), **{role: dense(dtype)}), (5, 20))
+    m.add("zeros.integer", affine(3, block(8), zeros={"coding": "affine", "bits": 3}), (5, 20))
+    m.add("zeros.signed", affine(3, block(8), zeros={"coding": "affine", "bits": 4, "signed": True}), (5, 20))
+
+
+@valid
+def groupings(m: Maker) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "matrix": block(None, None),
+        "row": block(None),
+        "column": block(1, None),
+        "columns": block(6),
+        "blocks": block(4, 3),
+        "flat": {"group": "flat", "size": 9},
+        "comb": {"group": "comb", "size": 7},
+        "map": {"group": "map", "count": 3},
+        "larger": block(100, 100),
+    }
+    for name, group in kinds.items():
+        m.add(f"affine.{name}", affine(4, group, zeros=dense("float16")), (7, 11))
+        m.add(f"lookup.{name}", lookup(4, "nf4", group), (7, 11))
+
+
+@valid
+def panels(m: Maker) -> None:
+    for bits in range(1, 9):
+        for size in (16, 64, 80, None):
+            coding = affine(bits, block(size), zeros=dense("float16"), signed=bits % 2 == 0, layout="panel")
+            m.add(f"affine.{bits}.{size or 'row'}", coding, (18, 147))
+
+
+@valid
+def panel_headers(m: Maker) -> None:
+    nested = affine(6, block(4))
+    for dtype in ("float32", "bfloat16", "float8_e4m3fn", "float64"):
+        m.add(f"scales.{dtype}", affine(4, block(32), scales=dense(dtype), layout="panel"), (19, 70))
+    m.add("zeros.integer", affine(4, block(32), zeros={"coding": "affine", "bits": 4}, layout="panel"), (19, 70))
+    m.add("zeros.3.bits", affine(3, block(16), zeros={"coding": "affine", "bits": 3}, layout="panel"), (33, 50))
+    m.add("offsets", affine(4, block(32), offsets=dense("float16"), layout="panel"), (19, 70))
+    m.add("nested", affine(4, block(32), scales=nested, offsets=nested, layout="panel"), (19, 70))
+    m.add(
+        "nested.signed",
+        affine(6, block(16), signed=True, scales={**nested, "bits": 8, "signed": True}, layout="panel"),
+        (19, 70),
+    )
+    m.add("lookup.row", lookup(3, "row", block(16), layout="panel"), (19, 70))
+    m.add("lookup.tensor", lookup(4, "tensor", block(None), layout="panel"), (19, 70))
+    m.add("lookup.nf4", lookup(4, "nf4", block(64), layout="panel"), (19, 70))
+    m.add("lookup.offset", lookup(4, "nf4", block(64), offset=dense("float32"), layout="panel"), (19, 70))
+    m.add("sixteen.rows", affine(4, block(64), layout="panel"), (16, 64))
+
+
+@valid
+def lookup_tables(m: Maker) -> None:
+    for name, row in tables.TABLE.items():
+        every = np.arange(2**row.bits).astype(np.uint8).reshape(2, -1)
+        m.add(name, {"coding": "lookup", "bits": row.bits, "table": name}, every.shape, arrays={"codes": every})
+    for bits in range(1, 9):
+        m.add(f"tensor.{bits}", lookup(bits, "tensor", block(4)), (4, 9))
+        m.add(f"row.{bits}", lookup(bits, "row", block(4)), (4, 9))
+    m.add("offset", lookup(4, "nf4", block(4), offset=dense("float32")), (4, 9))
+
+
+@valid
+def nesting(m: Maker) -> None:
+    """Codings in codings, to the depth of four."""
+    deep = affine(4, {"group": "flat", "size": 3}, scales=affine(3, block(2), scales=lookup(2, "tensor", block(None))))
+    m.add("four.deep", deep, (6, 17))
+    m.add(
+        "map.in.map", affine(4, {"group": "map", "count": 5}, scales=affine(4, {"group": "map", "count": 2})), (6, 17)
+    )
+    m.add("zeros.nested", affine(4, block(4), zeros=affine(8, block(None, None), offsets=dense("float32"))), (6, 17))
+
+
+@valid
+def additive(m: Maker) -> None:
+    for books, bits, wide, high in (
+        (2, 8, 8, 1),
+        (1, 8, 8, 1),
+        (4, 8, 8, 1),
+        (8, 8, 8, 1),
+        (4, 4, 8, 1),
+        (8, 4, 16, 1),
+        (1, 9, 4, 3),
+        (3, 3, 5, 2),
+    ):
+        coding = {
+            "coding": "additive",
+            "books": books,
+            "bits": bits,
+            "in_group": wide,
+            "out_group": high,
+            "group": block(None, high),
+            "scales": dense("float16"),
+        }
+        m.add(f"{books}x{bits}.g{wide}.o{high}", coding, (7, 80))
+    m.add("1x12", {"coding": "additive", "books": 1, "bits": 12, "in_group": 2}, (5, 8))
+
+
+@valid
+def transforms(m: Maker) -> None:
+    each: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+        "permute": ({"transform": "permute"}, ()),
+        "scale": ({"transform": "scale", "dtype": "float16"}, ()),
+        "hadamard": ({"transform": "hadamard", "block": 16}, ()),
+        "reassemble": ({"transform": "reassemble"}, (48, 40)),
+    }
+    coding = affine(4, block(16), zeros=dense("float16"), layout="panel")
+    for name, (transform, parameters) in each.items():
+        m.add(f"input.{name}", coding, (20, 32), parameters, transforms=[transform])
+        if name != "reassemble":
+            small = {**transform, "block": 4} if name == "hadamard" else transform
+            m.add(f"output.{name}", coding, (20, 32), output_transforms=[small])
+    for outputs in (
+        [],
+        [{"transform": "permute"}, {"transform": "scale", "dtype": "float32"}, {"transform": "hadamard", "block": 2}],
+    ):
+        several = [each[name][0] for name in ("permute", "scale", "reassemble", "hadamard")]
+        m.add(f"together.{len(outputs)}", coding, (20, 32), (48, 40), transforms=several, output_transforms=outputs)
+
+
+@valid
+def corrections(m: Maker) -> None:
+    kinds = {"lowrank": 3, "outliers": 17, "outlier_columns": 4}
+    for name, number in kinds.items():
+        for dtype in ("float16", "float32"):
+            m.add(
+                f"{name}.{dtype}",
+                affine(3, block(16), layout="panel"),
+                (20, 32),
+                (number,),
+                corrections=[{"correction": name, "dtype": dtype}],
+            )
+        m.add(
+            f"{name}.none",
+            affine(3, block(16)),
+            (20, 32),
+            (0,),
+            corrections=[{"correction": name, "dtype": "bfloat16"}],
+        )
+    every = [{"correction": name, "dtype": "float16"} for name in kinds]
+    m.add(
+        "together",
+        affine(3, block(16)),
+        (20, 32),
+        tuple(kinds.values()),
+        corrections=every,
+        transforms=[{"transform": "permute"}],
+    )
+    m.add("transposed", affine(3, block(16)), (32, 20), (3,), corrections=every[:1], transposed=True)
+
+
+@valid
+def formats(m: Maker) -> None:
+    """What other formats hold, one tensor each: the rows of roles.md."""
+    panel = {"layout": "panel"}
+    m.add("gptq.act-order", affine(4, {"group": "map", "count": 4}, zeros={"coding": "affine", "bits": 4}), (6, 32))
+    m.add(
+        "gptq.sorted",
+        affine(4, block(16), zeros={"coding": "affine", "bits": 4}, **panel),
+        (6, 32),
+        transforms=[{"transform": "permute"}],
+    )
+    m.add("gptq.symmetric", affine(4, block(16), signed=True, **panel), (6, 32))
+    m.add(
+        "awq.smooth",
+        affine(4, block(16), zeros={"coding": "affine", "bits": 4}, **panel),
+        (6, 32),
+        transforms=[{"transform": "scale", "dtype": "float16"}],
+    )
+    flat64, flat256 = {"group": "flat", "size": 64}, {"group": "flat", "size": 256}
+    double = lookup(8, "dynamic8", flat256, offset=dense("float32"))
+    m.add("bnb.nf4", lookup(4, "nf4", flat64), (13, 83))
+    m.add("bnb.fp4", lookup(4, "fp4", flat64), (13, 83))
+    m.add("bnb.double", lookup(4, "nf4", flat64, scales=double), (13, 83))
+    m.add(
+        "bnb.int8",
+        affine(8, block(None), signed=True, scales=dense("float32"), **panel),
+        (13, 83),
+        activations={"bits": 8, "granularity": "token", "outlier_threshold": 6.0},
+    )
+    m.add("eetq", affine(8, block(None), signed=True, **panel), (6, 64))
+    m.add("hqq.axis1", affine(3, {"group": "flat", "size": 8}, zeros=dense("float16")), (6, 12))
+    m.add("hqq.axis0", affine(4, {"group": "comb", "size": 8}, zeros=dense("float16")), (6, 12))
+    m.add(
+        "hqq.meta",
+        affine(
+            2,
+            {"group": "flat", "size": 8},
+            zeros=affine(8, block(None, None), scales=dense("float16"), zeros=dense("float16")),
+        ),
+        (6, 12),
+    )
+    kquant = affine(6, block(8))
+    m.add("gguf.q4_0", affine(4, block(32), signed=True, **panel), (6, 64))
+    m.add("gguf.q4_1", affine(4, block(32), offsets=dense("float16"), **panel), (6, 64))
+    m.add("gguf.q4_k", affine(4, block(32), scales=kquant, offsets=kquant, **panel), (6, 512))
+    m.add(
+        "gguf.q2_k", affine(2, block(16), scales=affine(4, block(16)), offsets=affine(4, block(16)), **panel), (6, 512)
+    )
+    m.add(
+        "gguf.q3_k",
+        affine(3, block(16), signed=True, scales={**affine(6, block(16)), "signed": True}, **panel),
+        (6, 512),
+    )
+    m.add(
+        "gguf.q6_k",
+        affine(6, block(16), signed=True, scales={**affine(8, block(16)), "signed": True}, **panel),
+        (6, 512),
+    )
+    m.add("gguf.iq4_nl", lookup(4, "iq4_nl", block(32), scales=dense("float16"), **panel), (6, 64))
+    m.add("fp8.block", lookup(8, "e4m3", block(16, 16)), (33, 40))
+    m.add("fp8.tensor", lookup(8, "e4m3", block(None, None)), (6, 40))
+    m.add("fp8.row", lookup(8, "e4m3", block(None), **panel), (6, 40))
+    m.add("mxfp4", lookup(4, "e2m1", block(32), scales=dense("float8_e8m0fnu"), **panel), (6, 64))
+    m.add("mxfp6", lookup(6, "e2m3", block(32), scales=dense("float8_e8m0fnu"), **panel), (6, 64))
+    m.add(
+        "nvfp4",
+        lookup(4, "e2m1", block(16), scales=lookup(8, "e4m3", block(None, None)), **panel),
+        (6, 64),
+        arrays={"scales.codes": np.arange(24).astype(np.uint8).reshape(6, 4) + np.uint8(40)},
+    )
+    m.add("mlx", affine(5, block(32), offsets=dense("bfloat16"), scales=dense("bfloat16"), **panel), (6, 64))
+    m.add("quanto", affine(4, {"group": "flat", "size": 32}, offsets=dense("float16")), (6, 64))
+    m.add(
+        "onnx", affine(4, block(16), zeros={"coding": "affine", "bits": 4}, scales=dense("float32"), **panel), (6, 40)
+    )
+    m.add(
+        "bitnet",
+        affine(2, block(None, None), zeros=dense("int8"), scales=dense("float32")),
+        (6, 40),
+        arrays={"zeros": np.ones((1, 1), np.int8)},
+    )
+    outliers = [{"correction": "outliers", "dtype": "float16"}]
+    m.add("squeezellm", lookup(4, "row", scales=None), (6, 40), (9,), corrections=outliers)
+    m.add(
+        "squeezellm.full",
+        lookup(3, "row", scales=None),
+        (6, 40),
+        (9, 2),
+        corrections=[*outliers, {"correction": "outlier_columns", "dtype": "float32"}],
+    )
+    stat = affine(3, block(16), zeros=dense("float16"))
+    m.add(
+        "spqr",
+        affine(3, block(16), scales=stat, zeros=stat),
+        (6, 64),
+        (9,),
+        transforms=[{"transform": "permute"}],
+        corrections=outliers,
+    )
+    m.add("tail", affine(3, block(16), zeros=dense("float16"), **panel), (6, 64), (9,), corrections=outliers)
+    m.add(
+        "sinq",
+        affine(4, block(16), zeros=dense("float16"), **panel),
+        (6, 64),
+        transforms=[{"transform": "scale", "dtype": "float16"}],
+    )
+    m.add(
+        "qllm",
+        affine(4, block(None), zeros=dense("float16"), **panel),
+        (6, 64),
+        (70, 90),
+        transforms=[{"transform": "reassemble"}],
+    )
+    m.add("aqlm", {"coding": "additive", "books": 2, "bits": 8, "in_group": 8, "scales": dense("float16")}, (6, 64))
+    smooth, rotate = {"transform": "scale", "dtype": "float16"}, {"transform": "hadamard", "block": 8}
+    low = [{"correction": "lowrank", "dtype": "bfloat16"}]
+    vectors = {"coding": "additive", "books": 2, "bits": 6, "in_group": 1, "out_group": 4}
+    m.add("vptq", vectors, (6, 32), (1,), transforms=[smooth, {"transform": "permute"}], corrections=low)
+    coding = affine(4, block(16), zeros=dense("float16"), **panel)
+    m.add("rotated", coding, (8, 64), transforms=[{**rotate, "block": 64}], output_transforms=[rotate])
+    m.add("svdquant", affine(4, block(16), signed=True, **panel), (6, 64), (4,), corrections=low, transforms=[smooth])
+
+
+@valid
+def container_features(m: Maker) -> None:
+    """Aliases, attachments, compression, extents of several chunks, page alignment."""
+    m.add("embed", dense("bfloat16"), (11, 8))
+    m.writer.alias("lm_head", "embed")
+    zeros = {"values": np.zeros((1, 5 << 20), np.uint8)}
+    zeros["values"][0, 4 << 20 :: 999] = 7
+    m.add("large", dense("uint8"), (5 << 20,), compression="zstd", arrays=zeros, dtype="uint8")
+    for dtype in ("bfloat16", "float32"):
+        ramp = {"values": np.linspace(-1, 1, 3000).astype(numpy_dtype(dtype)).reshape(1, -1)}
+        m.add(f"split.{dtype}", dense(dtype), (3000,), compression="split", arrays=ramp, dtype=dtype)
+    m.add("after", dense("float32"), (3,))
+    m.writer.attachment("config.json", b'{"model_type": "llama"}')
+    m.writer.attachment("tokenizer/empty", b"")
+
+
+@valid
+def edited_metadata(m: Maker) -> None:
+    """Its metadata are edited twice after it is made. The extent does not fill its last 64 bytes."""
+    m.add("w", affine(4, block(16), layout="panel"), (5, 32))
+    m.add("tail", dense("int8"), (5,))
