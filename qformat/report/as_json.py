@@ -11,6 +11,8 @@ from qformat.report.overview import Overview, Row
 
 BATCH = 1000  # tensors to a piece
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
+
 
 def tensor(row: Row) -> dict[str, Any]:
     """One tensor as an object; an alias has the numbers of its target."""
@@ -25,8 +27,8 @@ def tensor(row: Row) -> dict[str, Any]:
         "group_size": row.stored.group_size,
         "bits_per_weight": 8 * row.nbytes / weights if weights else None,
         "nbytes": row.nbytes,
-        "error": row.error,
-        "max_error": row.max_error,
+        "error": _plain(row.error),
+        "max_error": _plain(row.max_error),
         "alias_of": row.target,
         "stored_as": row.stored_as,
     }
@@ -60,7 +62,7 @@ def dumps(value: object) -> str:
     '{"a": "\\\\u007f\\\\u001b\\\\u202e"}'
     """
     # json leaves DEL as it is; it can stand only inside a string
-    return json.dumps(_plain(value), ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
+    return _ENCODER.encode(_plain(value)).replace("\x7f", "\\u007f")
 
 
 def pieces(view: Overview) -> Iterator[str]:
@@ -68,8 +70,8 @@ def pieces(view: Overview) -> Iterator[str]:
     yield dumps(head(view))[:-1] + ', "tensors": ['
     separator = "\n"
     for start in range(0, len(view.rows), BATCH):
-        batch = ",\n".join([dumps(tensor(row)) for row in view.rows[start : start + BATCH]])
-        yield separator + batch
+        batch = ",\n".join([_ENCODER.encode(tensor(row)) for row in view.rows[start : start + BATCH]])
+        yield separator + batch.replace("\x7f", "\\u007f")
         separator = ",\n"
     yield "\n]}\n"
 

@@ -98,7 +98,7 @@ def _groups(modules: dict[str, list[_Item]]) -> list[tuple[str, int, list[_Item]
         # names sort before rows, and they are distinct within a module, so rows are never compared
         key: object = name
         if _is_number(name):
-            key = tuple(sorted([(rest, rows[0].shape, rows[0].stored.key) for rest, rows in items]))
+            key = tuple(sorted([(rest, rows[0].shape, _kind(rows[0])) for rest, rows in items]))
         alike.setdefault(key, []).append(name)
     groups = []
     for names in alike.values():
@@ -108,6 +108,11 @@ def _groups(modules: dict[str, list[_Item]]) -> list[tuple[str, int, list[_Item]
             label = ranges(int(name) for name in names)
             groups.append((label, len(names), _merged([modules[name] for name in names])))
     return groups
+
+
+def _kind(row: Row) -> str:
+    """What must be equal, beside the shape, for two tensors to be folded."""
+    return row.stored.key if row.target is None else "tied"
 
 
 def _merged(copies: list[list[_Item]]) -> list[_Item]:
