@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Span = tuple[str, str]
@@ -18,8 +19,11 @@ GAP = 2  # columns of a table stand two cells apart
 
 def cells(text: str) -> int:
     """How many terminal cells `text` takes: wide East Asian characters two, combining marks none."""
-    if text.isascii():
-        return len(text)
+    return len(text) if text.isascii() else _wide_cells(text)
+
+
+@lru_cache(4096)
+def _wide_cells(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
@@ -164,9 +168,13 @@ def _row(columns: Sequence[Column], row: Iterable[str | Span], widths: Sequence[
     last = len(widths) - 1
     for index, (column, cell, width) in enumerate(zip(columns, row, widths, strict=True)):
         text, own = (cell, column.style) if isinstance(cell, str) else cell
-        if len(text) > width or not text.isascii():
+        taken = len(text) if text.isascii() else cells(text)
+        if taken > width:
             text = clip(text, width, column.cut)
-        if index < last or column.align == "right":
-            text = pad(text, width, column.align)
+            taken = cells(text)
+        if column.align == "right":
+            text = " " * (width - taken) + text
+        elif index < last:
+            text += " " * (width - taken)
         line.append((text if index == last else text + " " * GAP, own if style is None else style))
     return line
