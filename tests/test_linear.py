@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qformat import linear, transforms
@@ -38,8 +38,10 @@ def test_bytes_and_arrays_invert_each_other(case: Linear) -> None:
 @given(linears(), st.integers(0, 2**32 - 1))
 def test_the_decoded_matrix_multiplies_as_the_parts_do(case: Linear, seed: int) -> None:
     weight = linear.decode(case.scheme, case.shape, case.arrays, parameters=case.parameters).astype(np.float64)
+    assume(np.isfinite(weight).all() and np.abs(weight).max(initial=0) < 1e12)  # tables of powers of two, NaN in fp8
     x = np.random.default_rng(seed).standard_normal((2, case.shape[1]))
     y = linear.matvec(case.scheme, case.shape, case.arrays, x, case.parameters)
+    assume(np.isfinite(y).all())
     expected = x @ weight.T
     # everything is a short chain of float32 operations on numbers of this size
     scale = np.abs(x) @ np.abs(weight).T + np.abs(expected).max(initial=1) + 1e3 * np.abs(x).sum()
