@@ -30,7 +30,8 @@ def lines(result: Comparison, width: int | None, tolerance: float = 0.0) -> Iter
     if shown:
         yield []
         yield from _table(shown, tolerance).lines(width)
-    yield from _changes("metadata", {key: (_value(a), _value(b)) for key, (a, b) in result.metadata.items()}, width)
+    changes = {path: pair for key, (a, b) in result.metadata.items() for path, pair in _leaves(key, a, b)}
+    yield from _changes("metadata", changes, width)
     sizes = {key: (_size(a), _size(b)) for key, (a, b) in result.attachments.items()}
     yield from _changes("files carried", sizes, width)
     yield []
@@ -58,7 +59,7 @@ def _table(shown: list[TensorDifference], tolerance: float) -> Table:
             describe(b),
             numbers.error(each.max_abs),
             (numbers.error(each.relative), bad),
-            _WORDS.get(each.kind, ""),
+            "" if each.kind == "stored" and describe(a) != describe(b) else _WORDS.get(each.kind, ""),
         )
     return table
 
@@ -79,6 +80,16 @@ def _changes(title: str, changes: dict[str, tuple[str, str]], width: int | None)
     for key, (a, b) in changes.items():
         line = f"  {safe_text(key)}: {a} → {b}"
         yield [(line if width is None else clip(line, width), "")]
+
+
+def _leaves(path: str, a: Any, b: Any) -> Iterator[tuple[str, tuple[str, str]]]:
+    """What differs in two values, objects taken apart: `qformat.recipe.method: ls → nf4`."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        yield path, (_value(a), _value(b))
+        return
+    for key in sorted(a.keys() | b.keys()):
+        if key not in a or key not in b or a[key] != b[key]:
+            yield from _leaves(f"{path}.{key}", a.get(key), b.get(key))
 
 
 def _value(value: Any) -> str:
@@ -108,13 +119,17 @@ def summary(result: Comparison, tolerance: float = 0.0) -> str:
     total = numbers.plural(len(result.tensors), "tensor")
     text = f"{total}: {', '.join(parts)}" if parts else f"{total}: {'equal' if not tolerance else 'equal enough'}"
     if result.metadata:
-        text += f"; {numbers.plural(len(result.metadata), 'metadata key')} differ"
+        text += f"; {_differ(len(result.metadata), 'metadata key')}"
     if result.attachments:
-        text += f"; {numbers.plural(len(result.attachments), 'carried file')} differ"
+        text += f"; {_differ(len(result.attachments), 'carried file')}"
     worst = max(compared, key=lambda each: each.relative or 0.0, default=None)
     if worst is not None and worst.relative:
         text += f"; largest relative difference {numbers.error(worst.relative)} ({safe_text(worst.name)})"
     return text
+
+
+def _differ(number: int, noun: str) -> str:
+    return f"{numbers.plural(number, noun)} {'differs' if number == 1 else 'differ'}"
 
 
 def to_json(result: Comparison, tolerance: float = 0.0) -> dict[str, Any]:

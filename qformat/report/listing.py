@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from qformat.report import numbers
-from qformat.report.layout import Column, Line, Span, Table, clip
+from qformat.report.layout import Column, Line, Span, Table, wrap
 from qformat.report.overview import Row
 from qformat.report.tree import Branch, fold
 from qformat.text import safe_text
@@ -30,7 +30,8 @@ def tree(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
     if _has_fold(root):
         note = "n × marks what is folded; its sizes are of all n together"
         yield []
-        yield [(clip(note, len(note) if width is None else width), "dim")]
+        for part in wrap(note, width or len(note)):
+            yield [(part, "dim")]
 
 
 def _add(table: Table, branch: Branch, indent: str, last: bool, top: bool = False) -> None:
