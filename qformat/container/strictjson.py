@@ -20,6 +20,7 @@ def dumps(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+_BLOCK = 1 << 20
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 
@@ -27,9 +28,12 @@ _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 def _depth(text: bytes, limit: int) -> None:
     # Strings are cut out first: after removing escapes, quotes come in pairs.
     outside = b"".join(text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    levels = np.cumsum(_STEP[np.frombuffer(outside, np.uint8)], dtype=np.int32)
-    if levels.size and int(levels.max()) > limit:
-        raise LimitError("JSON nests too deep", field="json", expected=f"at most {limit} levels")
+    level = 0
+    for start in range(0, len(outside), _BLOCK):
+        levels = level + np.cumsum(_STEP[np.frombuffer(outside[start : start + _BLOCK], np.uint8)], dtype=np.int32)
+        if int(levels.max()) > limit:
+            raise LimitError("JSON nests too deep", field="json", expected=f"at most {limit} levels")
+        level = int(levels[-1])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
