@@ -41,7 +41,11 @@ def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: in
         _print_json(file, found, total, tensors, bad, unread)
     else:
         _print(file, total, tensors, bad, unread, elapsed, quiet)
-    return IntegrityError.exit_code if bad else 0
+    if not bad:
+        return 0
+    what = numbers.plural(len({error.tensor for error in bad if error.tensor is not None}), "bad tensor")
+    print(f"error: {safe_text(file)}: {numbers.plural(len(bad), 'problem')}, {what}", file=sys.stderr)
+    return IntegrityError.exit_code
 
 
 def _unread(model: store.Model) -> list[str]:
@@ -63,10 +67,7 @@ def _print(
     printer = Printer()
     for error in bad:
         printer.line(("bad  ", "bad"), str(error))
-    if bad:
-        what = numbers.plural(len({error.tensor for error in bad if error.tensor is not None}), "bad tensor")
-        print(f"error: {safe_text(file)}: {numbers.plural(len(bad), 'problem')}, {what}", file=sys.stderr)
-    elif not quiet:
+    if not bad and not quiet:
         rest = f"{numbers.plural(tensors, 'tensor')}, {numbers.size(total)} in {numbers.seconds(elapsed)}"
         printer.line(("ok", "good"), f"  {safe_text(file)}: {rest} ({numbers.rate(total, elapsed)})")
         if unread:
