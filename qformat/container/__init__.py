@@ -1,9 +1,9 @@
 """The container: bytes under names, proven whole. It knows nothing of what the bytes mean.
 
-    with container.create("x.qf") as writer: …      one file, all at once
-    Writer(file, entries=…)                         append-only, to any binary file or pipe, resumable
-    with container.open("x.qf") as opened: …        a mapping of names to records; `read` gives bytes
-    container.edit_metadata("x.qf", {"general.name": "…"}); container.recover("x.qf")
+with container.create("x.qf") as writer: …      one file, all at once
+Writer(file, entries=…)                         append-only, to any binary file or pipe, resumable
+with container.open("x.qf") as opened: …        a mapping of names to records; `read` gives bytes
+container.edit_metadata("x.qf", {"general.name": "…"}); container.recover("x.qf")
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from qformat.container.shards import write_manifest
     from qformat.container.writer import Entry, Writer
 
-__all__ = ["VERSION", "Container", "Entry", "Limits", "Record", "Writer", "create", "edit_metadata", "open", "recover", "write_manifest"]
+__all__ = [
+    "VERSION",
+    "Container",
+    "Entry",
+    "Limits",
+    "Record",
+    "Writer",
+    "create",
+    "edit_metadata",
+    "open",
+    "recover",
+    "write_manifest",
+]
 
 
 def open(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Container:
@@ -28,7 +40,7 @@ def open(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Container:
 
     Raises:
         FileNotFoundError, PermissionError, IsADirectoryError: as the built-in open does.
-        InvalidFileError, LimitError, IntegrityError, UnsupportedError: the file is not, or is more than, this reader takes.
+        QFormatError: the file is not, or is more than, what this reader takes.
     """
     return Container(path, limits)
 

@@ -12,8 +12,8 @@ import blake3
 import numpy as np
 
 from qformat.container import chunks, strictjson
-from qformat.container.records import INDEX, LIMITS, PREAMBLE, TRAILER, TRAILER_MAGIC, align, sections
 from qformat.container.reader import Part
+from qformat.container.records import INDEX, LIMITS, PREAMBLE, TRAILER, TRAILER_MAGIC, align, sections
 from qformat.container.sources import LocalFile
 from qformat.container.writer import trailer
 from qformat.errors import InvalidFileError, OutputError, QFormatError, RecipeError
@@ -39,7 +39,7 @@ def _locked(path: str | os.PathLike[str]) -> Iterator[int]:
 def edit_metadata(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> str:
     """Set metadata keys (or remove those whose value is None); returns the new digest in hex.
 
-    Index, fsync, trailer, fsync: a kill in between leaves a file that says so when it is opened, and `recover` mends it.
+    Index, fsync, trailer, fsync: a kill in between leaves a file that says so when opened, and `recover` mends it.
 
     Raises:
         RecipeError: a value has no strict JSON form.
@@ -62,7 +62,9 @@ def edit_metadata(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> s
         tail = os.pread(descriptor, TRAILER.itemsize, size - TRAILER.itemsize)
         last = np.frombuffer(tail, TRAILER)[0]
         old_at, old_length = int(last["index_offset"]), int(last["index_length"])
-        index = _with_document(os.pread(descriptor, old_length, old_at), text, (old_at, old_length, last["index_digest"].tobytes()))
+        index = _with_document(
+            os.pread(descriptor, old_length, old_at), text, (old_at, old_length, last["index_digest"].tobytes())
+        )
         digest = blake3.blake3(index).digest()
         try:
             _append(descriptor, size, index)
@@ -79,7 +81,11 @@ def _with_document(index: bytes, text: bytes, previous: tuple[int, int, bytes]) 
     head = np.frombuffer(index[: INDEX.itemsize], INDEX).copy()
     starts = sections(int(head["records"][0]), int(head["chunks"][0]), int(head["names_length"][0]), len(text))
     head["json_length"] = len(text)
-    head["previous_offset"], head["previous_length"], head["previous_digest"] = previous[0], previous[1], np.void(previous[2])
+    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
+        previous[0],
+        previous[1],
+        np.void(previous[2]),
+    )
     out = bytearray(starts[-1])
     out[: starts[3]] = index[: starts[3]]
     out[: INDEX.itemsize] = head.tobytes()
@@ -141,9 +147,13 @@ def _closes(descriptor: int, raw: bytes, at: int) -> bool:
         return False
     tail = np.frombuffer(raw, TRAILER)[0]
     offset, length = int(tail["index_offset"]), int(tail["index_length"])
-    if int(tail["checksum"]) != chunks.checksum(raw[:-8]) or int(tail["file_size"]) != at + TRAILER.itemsize or align(offset) != offset:
+    if (
+        int(tail["checksum"]) != chunks.checksum(raw[:-8])
+        or int(tail["file_size"]) != at + TRAILER.itemsize
+        or align(offset) != offset
+    ):
         return False
-    return length == at - offset and blake3.blake3(os.pread(descriptor, length, offset)).digest() == tail["index_digest"].tobytes()
-
-
-
+    return (
+        length == at - offset
+        and blake3.blake3(os.pread(descriptor, length, offset)).digest() == tail["index_digest"].tobytes()
+    )

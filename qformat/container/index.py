@@ -7,6 +7,7 @@ float64 with a cap far below its precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import lt
 from typing import Any
 
@@ -95,9 +96,15 @@ def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
             raise LimitError("too many", field=f"index.{name}", expected=f"at most {most}", found=count)
     starts = sections(*counts)
     if starts[-1] != raw.size:
-        raise InvalidFileError("tables do not fill the index", field="index.length", expected=starts[-1], found=raw.size)
-    ends = [starts[0] + counts[0] * RECORD.itemsize, starts[1] + counts[1] * CHUNK_ROW.itemsize,
-            starts[2] + counts[2], starts[3] + counts[3]]
+        raise InvalidFileError(
+            "tables do not fill the index", field="index.length", expected=starts[-1], found=raw.size
+        )
+    ends = [
+        starts[0] + counts[0] * RECORD.itemsize,
+        starts[1] + counts[1] * CHUNK_ROW.itemsize,
+        starts[2] + counts[2],
+        starts[3] + counts[3],
+    ]
     for name, end, after in zip(("records", "chunks", "names", "json"), ends, starts[1:], strict=True):
         if raw[end:after].any():
             raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=offset + end)
@@ -125,7 +132,9 @@ def _document(text: bytes, limits: Limits) -> dict[str, Any]:
             raise InvalidFileError("features are names", field=f"json.{key}")
     unknown = sorted(set(document["required"]) - FEATURES)
     if unknown:
-        raise UnsupportedError("the file needs a feature that this version lacks", field="json.required", found=unknown[0])
+        raise UnsupportedError(
+            "the file needs a feature that this version lacks", field="json.required", found=unknown[0]
+        )
     if not all(isinstance(scheme, dict) for scheme in document["schemes"]):
         raise InvalidFileError("a scheme is an object", field="json.schemes")
     return document
@@ -138,11 +147,17 @@ def _chain(previous: tuple[int, int, bytes], offset: int, extents_end: int) -> N
         raise InvalidFileError("out of range", field="index.extents_end", found=extents_end)
     if length == 0:
         if start or any(digest):
-            raise InvalidFileError("no previous index, but its fields are set", field="index.previous_offset", found=start)
+            raise InvalidFileError(
+                "no previous index, but its fields are set", field="index.previous_offset", found=start
+            )
         if extents_end != offset:
-            raise InvalidFileError("the index does not follow the extents", field="index.extents_end", expected=offset, found=extents_end)
+            raise InvalidFileError(
+                "the index does not follow the extents", field="index.extents_end", expected=offset, found=extents_end
+            )
     elif start % ALIGNMENT or not extents_end <= start < offset or length != offset - start - TRAILER.itemsize:
-        raise InvalidFileError("the previous index does not end where this one begins", field="index.previous_offset", found=start)
+        raise InvalidFileError(
+            "the previous index does not end where this one begins", field="index.previous_offset", found=start
+        )
 
 
 def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
@@ -158,12 +173,16 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     _all(np.where(kind == ALIAS, r["target"] < len(r), r["target"] == NONE), "no such target", "target", r["target"])
     if (rank > RANK).any():
         at = np.flatnonzero(rank > RANK)
-        raise LimitError("too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]])
+        raise LimitError(
+            "too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]]
+        )
     used = np.arange(RANK)[None, :] < rank[:, None]
     _all(((r["shape"] == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", r["shape"])
     if (r["shape"] > limits.dimension).any():
         at = np.flatnonzero((r["shape"] > limits.dimension).any(axis=1))
-        raise LimitError("a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
+        raise LimitError(
+            "a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist()
+        )
     elements = np.where(used, np.maximum(r["shape"], 1), 1).astype(np.float64).prod(axis=1)
     if (elements > limits.elements).any():
         at = np.flatnonzero(elements > limits.elements)
@@ -171,7 +190,9 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     if (r["length"] > limits.extent).any():
         at = np.flatnonzero(r["length"] > limits.extent)
         raise LimitError("an extent is too long", field=f"records[{int(at[0])}].length", found=r["length"][at[0]])
-    _all(~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"])
+    _all(
+        ~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"]
+    )
     _all(np.sort(r["order"]) == np.arange(len(r)), "not a permutation", "order", r["order"])
 
 
@@ -187,17 +208,21 @@ def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
     bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
     if bad.any():
         at = int(np.searchsorted(starts, np.flatnonzero(bad)[0], side="right")) - 1
-        raise _fail("a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])])
+        raise _fail(
+            "a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])]
+        )
     ends = starts.tolist()
-    names = [pool[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    names = [pool[a:b] for a, b in pairwise(ends)]
     first = int((r["kind"] != ATTACHMENT).sum())
     _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
     for part, base in ((names[:first], 0), (names[first:], first)):
         if not all(map(lt, part, part[1:])):
-            row = next(i + 1 for i, (a, b) in enumerate(zip(part, part[1:], strict=False)) if a >= b)
+            row = next(i + 1 for i, (a, b) in enumerate(pairwise(part)) if a >= b)
             what = "a name twice" if part[row - 1] == part[row] else "names are not sorted"
             raise _fail(what, "name", np.array([base + row]), found=part[row])
-    suspicious = names if b"/" in pool else [name for name in names if len(name) <= 2] if int(length.min(initial=3)) <= 2 else []
+    suspicious = (
+        names if b"/" in pool else [name for name in names if len(name) <= 2] if int(length.min(initial=3)) <= 2 else []
+    )
     if b" " in pool:
         suspicious = names
     for name in suspicious:
@@ -210,7 +235,19 @@ def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) ->
     """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
     alias = np.flatnonzero(r["kind"] == ALIAS)
     copies, targets = r[alias], r[r["target"][alias].astype(np.int64)]
-    for field in ("scheme", "dtype", "rank", "shape", "parameters", "offset", "length", "stored", "first_chunk", "chunks", "digest"):
+    for field in (
+        "scheme",
+        "dtype",
+        "rank",
+        "shape",
+        "parameters",
+        "offset",
+        "length",
+        "stored",
+        "first_chunk",
+        "chunks",
+        "digest",
+    ):
         differ = copies[field] != targets[field]
         differ = differ.any(axis=1) if differ.ndim > 1 else differ
         if differ.any():
@@ -228,12 +265,18 @@ def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) ->
     if int(first[-1]) != len(chunks):
         raise _fail("chunks left over or missing", "chunks", expected=int(first[-1]), found=len(chunks))
     if not np.array_equal(e["first_chunk"].astype(np.int64), first[:-1]):
-        raise _fail("chunks do not follow each other", "first_chunk", own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])])
+        raise _fail(
+            "chunks do not follow each other",
+            "first_chunk",
+            own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])],
+        )
     _chunk_rows(e, own, chunks, count, first)
     _offsets(e, own, end)
 
 
-def _chunk_rows(e: dict[str, NDArray[Any]], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]) -> None:
+def _chunk_rows(
+    e: dict[str, NDArray[Any]], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]
+) -> None:
     owner = np.repeat(np.arange(len(count)), count)
     place = np.arange(len(chunks)) - first[:-1][owner]
     raw = np.minimum(e["length"].astype(np.int64)[owner] - place * CHUNK, CHUNK)
@@ -241,12 +284,20 @@ def _chunk_rows(e: dict[str, NDArray[Any]], own: NDArray[Any], chunks: NDArray[A
     good = np.where(chunks["codec"] == 0, stored == raw, (stored > 0) & (stored < raw)) & (chunks["codec"] <= SPLIT4)
     if not good.all():
         at = int(np.flatnonzero(~good)[0])
-        raise _fail("a chunk has a wrong codec or length", f"chunks[{at}]", own[owner[at : at + 1]], found=int(stored[at]))
+        raise _fail(
+            "a chunk has a wrong codec or length", f"chunks[{at}]", own[owner[at : at + 1]], found=int(stored[at])
+        )
     total = np.concatenate([np.zeros(1, np.int64), np.cumsum(stored)])
     sums = total[first[1:]] - total[first[:-1]]
     if not np.array_equal(e["stored"].astype(np.int64), sums):
         at = np.flatnonzero(e["stored"].astype(np.int64) != sums)
-        raise _fail("chunks do not add up to the extent", "stored", own[at], expected=int(sums[at[0]]), found=int(e["stored"][at[0]]))
+        raise _fail(
+            "chunks do not add up to the extent",
+            "stored",
+            own[at],
+            expected=int(sums[at[0]]),
+            found=int(e["stored"][at[0]]),
+        )
 
 
 def _offsets(e: dict[str, NDArray[Any]], own: NDArray[Any], end: int) -> None:
@@ -262,7 +313,13 @@ def _offsets(e: dict[str, NDArray[Any]], own: NDArray[Any], end: int) -> None:
     expected = (before + to - np.uint64(1)) // to * to
     if not np.array_equal(offset, expected):
         at = np.flatnonzero(offset != expected)
-        raise _fail("extents do not follow each other", "offset", own[at], expected=int(expected[at[0]]), found=int(offset[at[0]]))
+        raise _fail(
+            "extents do not follow each other",
+            "offset",
+            own[at],
+            expected=int(expected[at[0]]),
+            found=int(offset[at[0]]),
+        )
     last = int(offset[-1]) + int(stored[-1])
     if align(last) != end:
         raise _fail("the index does not follow the last extent", "extents", expected=align(last), found=end)

@@ -86,7 +86,9 @@ class Part:
             base = int(r["offset"]) + before
             if not self.touched[first + low : first + high].all():
                 for chunk in range(low, high):
-                    self._check(row, first + chunk, self.source.view(base + (chunk - low) * CHUNK, int(table["stored"][chunk])))
+                    self._check(
+                        row, first + chunk, self.source.view(base + (chunk - low) * CHUNK, int(table["stored"][chunk]))
+                    )
                 self.source.check()
             return self.source.view(base + start - low * CHUNK, stop - start)
         pieces, position = [], int(r["offset"]) + before
@@ -107,8 +109,14 @@ class Part:
         if found != expected:
             self.source.check()  # a file that has shrunk is not a damaged one
             inside = chunk - int(self.index.records["first_chunk"][row])
-            raise IntegrityError("damaged", file=self.source.path, tensor=self.names[row].decode(), field=f"chunk {inside}",
-                                 expected=f"{expected:016x}", found=f"{found:016x}")  # fmt: skip
+            raise IntegrityError(
+                "damaged",
+                file=self.source.path,
+                tensor=self.names[row].decode(),
+                field=f"chunk {inside}",
+                expected=f"{expected:016x}",
+                found=f"{found:016x}",
+            )
         self.touched[chunk] = True
 
     def verify(self, row: int, progress: Callable[[int], Any]) -> list[QFormatError]:
@@ -126,7 +134,11 @@ class Part:
                 if found != expected:
                     bad.append(f"chunk {chunk - first} at byte {position}")
                 elif int(self.index.chunks["codec"][chunk]) != RAW:
-                    chunks.decode(int(self.index.chunks["codec"][chunk]), stored, min(CHUNK, int(r["length"]) - (chunk - first) * CHUNK))
+                    chunks.decode(
+                        int(self.index.chunks["codec"][chunk]),
+                        stored,
+                        min(CHUNK, int(r["length"]) - (chunk - first) * CHUNK),
+                    )
             except QFormatError as error:
                 error.file, error.tensor = self.source.path, name
                 return [error]
@@ -147,20 +159,32 @@ class Part:
         starts = np.concatenate([own["offset"].astype(np.int64), [self.index.end]])
         for end, start in zip(ends.tolist(), starts.tolist(), strict=True):
             if start > end and self.source.pread(end, start - end).any():
-                errors.append(InvalidFileError("padding is not zero", file=self.source.path, field="padding", offset=end))
+                errors.append(
+                    InvalidFileError("padding is not zero", file=self.source.path, field="padding", offset=end)
+                )
         previous, oldest = self.index.previous, self.index.end if not self.index.previous[1] else 0
         while previous[1]:
             start, length, digest = previous
             raw = self.source.pread(start, length)
             tail = self.source.pread(start + length, TRAILER.itemsize).view(TRAILER)[0]
-            if blake3.blake3(raw).digest() != digest or not _trailer_is_whole(tail, start, length, start + length + TRAILER.itemsize):
-                errors.append(IntegrityError("a superseded index is damaged", file=self.source.path, field="previous", offset=start))
+            if blake3.blake3(raw).digest() != digest or not _trailer_is_whole(
+                tail, start, length, start + length + TRAILER.itemsize
+            ):
+                errors.append(
+                    IntegrityError(
+                        "a superseded index is damaged", file=self.source.path, field="previous", offset=start
+                    )
+                )
                 break
             older = parse(raw, start, LIMITS)
             previous = older.previous
             oldest = start
         if not errors and oldest != self.index.end:
-            errors.append(InvalidFileError("bytes that nothing accounts for", file=self.source.path, field="extents", offset=self.index.end))
+            errors.append(
+                InvalidFileError(
+                    "bytes that nothing accounts for", file=self.source.path, field="extents", offset=self.index.end
+                )
+            )
         return errors
 
 
@@ -180,34 +204,51 @@ def _open(source: ByteSource, limits: Limits) -> tuple[Index, str, tuple[int, in
         what = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
         if what is None and source.size > 10 and start[8:9] == b"{":
             what = "a safetensors file"
-        raise InvalidFileError("not a .qf file" + (f" but {what}" if what else ""), field="magic", offset=0, found=start[:8].hex())
+        raise InvalidFileError(
+            "not a .qf file" + (f" but {what}" if what else ""), field="magic", offset=0, found=start[:8].hex()
+        )
     least = PREAMBLE.itemsize + TRAILER.itemsize
     if source.size < least:
-        raise InvalidFileError("the file is cut short", field="size", expected=f"at least {least} bytes", found=source.size)
+        raise InvalidFileError(
+            "the file is cut short", field="size", expected=f"at least {least} bytes", found=source.size
+        )
     preamble = head.view(PREAMBLE)[0]
     if int(preamble["byte_order"]) != BYTE_ORDER:
-        raise InvalidFileError("wrong byte order", field="preamble.byte_order", offset=8, found=hex(int(preamble["byte_order"])))
+        raise InvalidFileError(
+            "wrong byte order", field="preamble.byte_order", offset=8, found=hex(int(preamble["byte_order"]))
+        )
     if int(preamble["major"]) != VERSION[0]:
-        raise UnsupportedError("another major version", field="preamble.major", expected=VERSION[0], found=int(preamble["major"]))
+        raise UnsupportedError(
+            "another major version", field="preamble.major", expected=VERSION[0], found=int(preamble["major"])
+        )
     if any(preamble["reserved"].tobytes()):
         raise InvalidFileError("reserved bytes are not zero", field="preamble.reserved", offset=16)
     at = source.size - TRAILER.itemsize
     tail = source.pread(at, TRAILER.itemsize).view(TRAILER)[0]
     if tail["magic"].tobytes() != TRAILER_MAGIC:
-        raise InvalidFileError("no trailer at the end: the file is cut short, or an edit was torn (see `qformat meta recover`)",
-                               field="trailer.magic", offset=at)  # fmt: skip
+        raise InvalidFileError(
+            "no trailer at the end: the file is cut short, or an edit was torn: see `qformat meta recover`",
+            field="trailer.magic",
+            offset=at,
+        )
     if int(tail["checksum"]) != chunks.checksum(tail.tobytes()[: TRAILER.itemsize - 8]):
         raise IntegrityError("the trailer is damaged", field="trailer.checksum", offset=at)
     if any(tail["reserved"].tobytes()):
         raise InvalidFileError("reserved bytes are not zero", field="trailer.reserved", offset=at)
     if int(tail["file_size"]) != source.size:
-        raise InvalidFileError("the file has another length than it says", field="trailer.file_size",
-                               expected=int(tail["file_size"]), found=source.size)  # fmt: skip
+        raise InvalidFileError(
+            "the file has another length than it says",
+            field="trailer.file_size",
+            expected=int(tail["file_size"]),
+            found=source.size,
+        )
     offset, length = int(tail["index_offset"]), int(tail["index_length"])
     if offset % 64 or not PREAMBLE.itemsize <= offset <= at or length != at - offset:
         raise InvalidFileError("the index does not lie before the trailer", field="trailer.index_offset", found=offset)
     if length > limits.index:
-        raise LimitError("the index is too long", field="trailer.index_length", expected=f"at most {limits.index}", found=length)
+        raise LimitError(
+            "the index is too long", field="trailer.index_length", expected=f"at most {limits.index}", found=length
+        )
     raw = source.pread(offset, length)
     digest = blake3.blake3(raw, max_threads=blake3.blake3.AUTO)
     if digest.digest() != tail["index_digest"].tobytes():
@@ -312,7 +353,7 @@ class Container(Mapping[str, Record]):
         )
 
     def columns(self) -> list[tuple[NDArray[Any], Sequence[str], int]]:
-        """For whoever lists many tensors: (records, their names, base of their schemes) of each file, in execution order."""
+        """For lists of many tensors: (records, names, base of the scheme numbers) of each file, in execution order."""
         found = []
         for part, base in zip(self.parts, self._scheme_base, strict=True):
             rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
@@ -355,7 +396,10 @@ class Container(Mapping[str, Record]):
             part.source.check()
 
     def verify(
-        self, names: Sequence[str] | None = None, workers: int | None = None, progress: Callable[[int], Any] | None = None
+        self,
+        names: Sequence[str] | None = None,
+        workers: int | None = None,
+        progress: Callable[[int], Any] | None = None,
     ) -> list[QFormatError]:
         """Every byte (or those of some tensors) against its hashes, in parallel; one error for each bad tensor.
 
@@ -452,7 +496,9 @@ def _shards(first: Part, limits: Limits) -> list[Part]:
     """The other files of a set, each the very one that the manifest names: size and digest must agree."""
     table = first.index.document.get("shards")
     if ("shards" in first.index.document["required"]) != (table is not None):
-        raise InvalidFileError("shards and the feature of that name go together", file=first.source.path, field="json.shards")
+        raise InvalidFileError(
+            "shards and the feature of that name go together", file=first.source.path, field="json.shards"
+        )
     if table is None:
         return []
     file = first.source.path
@@ -481,9 +527,19 @@ def _shards(first: Part, limits: Limits) -> list[Part]:
             if "shards" in part.index.document or len(part.names) != part.tensors:
                 raise InvalidFileError("a shard is itself a set, or has attachments", file=path, field="json.shards")
             if part.source.size != row["size"] or part.digest != row["digest"]:
-                raise IntegrityError("not the shard that the set was made with", file=path, field="digest", expected=row["digest"], found=part.digest)
+                raise IntegrityError(
+                    "not the shard that the set was made with",
+                    file=path,
+                    field="digest",
+                    expected=row["digest"],
+                    found=part.digest,
+                )
         if missing:
-            raise InvalidFileError(f"{len(missing)} of {len(table)} shards are missing: {', '.join(missing[:5])}", file=file, field="json.shards")
+            raise InvalidFileError(
+                f"{len(missing)} of {len(table)} shards are missing: {', '.join(missing[:5])}",
+                file=file,
+                field="json.shards",
+            )
         every = [name for part in parts for name in part.names]
         if len(set(every)) != len(every):
             twice = next(name for name in every if every.count(name) > 1)

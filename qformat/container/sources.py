@@ -121,7 +121,10 @@ class RemoteFile:
         self.size = int(self._call(lambda: self._filesystem.info(self._name))["size"] or 0)
         # The tail comes in one request with what a reader wants first: the trailer and, if it is small, the index.
         start = max(self.size - self.TAIL, 0)
-        self._tail_start, self._tail = start, self._range(start, self.size - start) if self.size else np.zeros(0, np.uint8)
+        self._tail_start, self._tail = (
+            start,
+            self._range(start, self.size - start) if self.size else np.zeros(0, np.uint8),
+        )
 
     def _call(self, action: Any) -> Any:
         try:

@@ -2,7 +2,8 @@
 
     with open("x.qf", "wb") as file:
         writer = Writer(file)
-        writer.tensor("w", scheme={"coding": {"coding": "dense", "dtype": "uint8"}}, dtype="uint8", shape=(3,), length=3, data=[b"abc"])
+        bytes_ = {"coding": {"coding": "dense", "dtype": "uint8"}}
+        writer.tensor("w", scheme=bytes_, dtype="uint8", shape=(3,), length=3, data=[b"abc"])
         writer.attachment("config.json", b"{}")
         digest = writer.finish({"general.name": "example"})
 
@@ -72,7 +73,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Writer:
-    """Appends extents to `file`, a binary file object at its beginning (or, with `entries`, at the end of the last one).
+    """Appends extents to `file`, a binary file object at its beginning (with `entries`: at the end of the last).
 
     Raises:
         OutputError: a call out of order, or one after a failure.
@@ -124,7 +125,9 @@ class Writer:
         about = {"scheme": dict(scheme), "dtype": dtype, "shape": tuple(int(d) for d in shape)}
         errors = {"error": error, "max_error": max_error}
         padded = (*map(int, parameters), *[0] * (PARAMETERS - len(parameters)))
-        return self._extent(name, "tensor", length, data, compression, itemsize, {**about, **errors, "parameters": padded})
+        return self._extent(
+            name, "tensor", length, data, compression, itemsize, {**about, **errors, "parameters": padded}
+        )
 
     def attachment(self, name: str, data: bytes) -> Entry:
         """Append a file that belongs to the model, under a relative path."""
@@ -163,7 +166,14 @@ class Writer:
             raise RecipeError("the name is taken", tensor=name, field="name")
 
     def _extent(
-        self, name: str, kind: Kind, length: int, data: Iterable[Any], compression: str | None, itemsize: int, about: dict[str, Any]
+        self,
+        name: str,
+        kind: Kind,
+        length: int,
+        data: Iterable[Any],
+        compression: str | None,
+        itemsize: int,
+        about: dict[str, Any],
     ) -> Entry:
         self._ready(name, kind)
         self._state = "broken"  # until this call has succeeded
@@ -181,7 +191,16 @@ class Writer:
         self._state = "open"
         size = sum(row[0] for row in rows)
         return self._note(
-            Entry(name=name, kind=kind, offset=offset, length=length, stored=size, digest=digest.digest(), chunks=rows, **about)
+            Entry(
+                name=name,
+                kind=kind,
+                offset=offset,
+                length=length,
+                stored=size,
+                digest=digest.digest(),
+                chunks=rows,
+                **about,
+            )
         )
 
     def _note(self, entry: Entry) -> Entry:
@@ -203,7 +222,11 @@ def _chunked(data: Iterable[Any]) -> Iterable[np.ndarray[Any, Any]]:
     held: list[np.ndarray[Any, Any]] = []
     size = 0
     for piece in data:
-        raw = np.frombuffer(piece, np.uint8) if not isinstance(piece, np.ndarray) else np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+        raw = (
+            np.frombuffer(piece, np.uint8)
+            if not isinstance(piece, np.ndarray)
+            else np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+        )
         start = 0
         while raw.size - start >= CHUNK - size:
             cut = raw[start : start + CHUNK - size]
@@ -218,7 +241,13 @@ def _chunked(data: Iterable[Any]) -> Iterable[np.ndarray[Any, Any]]:
 
 def check_name(name: str) -> None:
     """RecipeError unless the format allows the name: 1–512 printable ASCII bytes, a plain relative path."""
-    plain = name.isascii() and name.isprintable() and "\\" not in name and 1 <= len(name) <= LIMITS.name and name == name.strip()
+    plain = (
+        name.isascii()
+        and name.isprintable()
+        and "\\" not in name
+        and 1 <= len(name) <= LIMITS.name
+        and name == name.strip()
+    )
     if not plain or name in (".", "..") or ("/" in name and any(part in ("", ".", "..") for part in name.split("/"))):
         raise RecipeError("not a name that a file can hold", tensor=name[:80], field="name")
 
@@ -239,11 +268,17 @@ def trailer(offset: int, length: int, digest: bytes) -> bytes:
     return tail.tobytes()
 
 
-def build_index(entries: Sequence[Entry], document: dict[str, Any], previous: tuple[int, int, bytes] = (0, 0, bytes(32))) -> bytes:
+def build_index(
+    entries: Sequence[Entry], document: dict[str, Any], previous: tuple[int, int, bytes] = (0, 0, bytes(32))
+) -> bytes:
     """The bytes of an index of entries in file order."""
     schemes: dict[bytes, int] = {}
-    numbers = [NONE if e.scheme is None else schemes.setdefault(strictjson.dumps(e.scheme), len(schemes)) for e in entries]
-    first = np.concatenate([[0], np.cumsum([0 if e.kind == "alias" else len(e.chunks) for e in entries])]).astype(np.uint64)
+    numbers = [
+        NONE if e.scheme is None else schemes.setdefault(strictjson.dumps(e.scheme), len(schemes)) for e in entries
+    ]
+    first = np.concatenate([[0], np.cumsum([0 if e.kind == "alias" else len(e.chunks) for e in entries])]).astype(
+        np.uint64
+    )
     of_name = {_key(e): i for i, e in enumerate(entries)}
     by_name = sorted(range(len(entries)), key=lambda i: (entries[i].kind == "attachment", entries[i].name.encode()))
     row_of = {i: row for row, i in enumerate(by_name)}
@@ -259,9 +294,25 @@ def build_index(entries: Sequence[Entry], document: dict[str, Any], previous: tu
         shape = (*e.shape, *[0] * (RANK - len(e.shape)))
         nan = float("nan")
         records[row] = (
-            position, len(name), KINDS.index(e.kind), numbers[i], TABLE[e.dtype].id, len(e.shape), shape, e.parameters, i,
-            e.offset, e.length, e.stored, first[own], len(e.chunks), target, 0, np.void(e.digest),
-            nan if e.error is None else e.error, nan if e.max_error is None else e.max_error,
+            position,
+            len(name),
+            KINDS.index(e.kind),
+            numbers[i],
+            TABLE[e.dtype].id,
+            len(e.shape),
+            shape,
+            e.parameters,
+            i,
+            e.offset,
+            e.length,
+            e.stored,
+            first[own],
+            len(e.chunks),
+            target,
+            0,
+            np.void(e.digest),
+            nan if e.error is None else e.error,
+            nan if e.max_error is None else e.max_error,
         )
         position += len(name)
     pool = b"".join(names)
@@ -270,10 +321,19 @@ def build_index(entries: Sequence[Entry], document: dict[str, Any], previous: tu
     text = strictjson.dumps({**document, "schemes": [msgspec.json.decode(s) for s in schemes]})
     starts = sections(len(records), len(table), len(pool), len(text))
     head = np.zeros(1, INDEX)
-    head["magic"], head["minor"], head["records"], head["chunks"] = np.void(INDEX_MAGIC), VERSION[1], len(records), len(table)
+    head["magic"], head["minor"], head["records"], head["chunks"] = (
+        np.void(INDEX_MAGIC),
+        VERSION[1],
+        len(records),
+        len(table),
+    )
     head["names_length"], head["json_length"] = len(pool), len(text)
     head["extents_end"] = align(max((e.end for e in entries), default=PREAMBLE.itemsize))
-    head["previous_offset"], head["previous_length"], head["previous_digest"] = previous[0], previous[1], np.void(previous[2])
+    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
+        previous[0],
+        previous[1],
+        np.void(previous[2]),
+    )
     out = bytearray(starts[-1])
     out[: INDEX.itemsize] = head.tobytes()
     for start, part in zip(starts, (records.tobytes(), table.tobytes(), pool, text), strict=False):

@@ -33,7 +33,7 @@ _TILE = 1 << 22
 
 @dataclass(frozen=True)
 class Operand:
-    """A matrix (N, K) to multiply with. `native` is its view for the native kernels, None where only decoding serves."""
+    """A matrix (N, K) to multiply with; `native` is what the native kernels read, None where only decoding serves."""
 
     coding: Coding
     shape: tuple[int, int]
@@ -119,7 +119,9 @@ def _panels(
     scales, scale_values = _numbers("scales", coding.scales, geometry, coding, shape, arrays, rows)
     shifts = getattr(coding, second, None)
     zeros, zero_values = _numbers(second, shifts, geometry, coding, shape, arrays, rows)
-    zeros_at = geometry.header - sum(panel.header_bytes(role) for name, role in geometry.beside.items() if name.startswith(second))
+    zeros_at = geometry.header - sum(
+        panel.header_bytes(role) for name, role in geometry.beside.items() if name.startswith(second)
+    )
     table = None
     if isinstance(coding, Lookup):
         entries = whole(arrays["table"]) if coding.table == "tensor" else tables.values(coding.table)

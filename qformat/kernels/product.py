@@ -28,7 +28,12 @@ class Product:
     """
 
     def __init__(
-        self, scheme: Scheme, shape: tuple[int, int], parameters: tuple[int, ...], arrays: Arrays, extent: NDArray[np.uint8]
+        self,
+        scheme: Scheme,
+        shape: tuple[int, int],
+        parameters: tuple[int, ...],
+        arrays: Arrays,
+        extent: NDArray[np.uint8],
     ) -> None:
         self.scheme, self.shape, self._arrays = scheme, shape, arrays
         coded = linear.coded_shape(scheme, shape, parameters)

@@ -21,10 +21,14 @@ def sample(metadata: dict[str, Any] | None = None) -> bytes:
     """Two tensors, an alias, an empty tensor and an attachment: 4 records with bytes, one without."""
     file = io.BytesIO()
     writer = Writer(file)
-    writer.tensor("b.weight", scheme=DENSE, dtype="uint8", shape=(10, 10), length=100, data=[bytes(range(100))], error=0.5)
+    writer.tensor(
+        "b.weight", scheme=DENSE, dtype="uint8", shape=(10, 10), length=100, data=[bytes(range(100))], error=0.5
+    )
     writer.tensor("a.weight", scheme=DENSE, dtype="uint8", shape=(3,), length=3, data=[b"abc"])
     writer.tensor("empty", scheme=DENSE, dtype="uint8", shape=(0, 4), length=0, data=[])
-    writer.tensor("zeros", scheme=DENSE, dtype="uint8", shape=(5000,), length=5000, data=[bytes(5000)], compression="zstd")
+    writer.tensor(
+        "zeros", scheme=DENSE, dtype="uint8", shape=(5000,), length=5000, data=[bytes(5000)], compression="zstd"
+    )
     writer.alias("tied", "b.weight")
     writer.attachment("config.json", b"{}")
     writer.finish({"general.name": "sample"} if metadata is None else metadata)
@@ -59,7 +63,9 @@ class Parts:
         starts = sections(*sizes)
         out = bytearray(starts[-1])
         out[: INDEX.itemsize] = self.head.tobytes()
-        for start, part in zip(starts, (self.records.tobytes(), self.chunks.tobytes(), self.names, self.json), strict=False):
+        for start, part in zip(
+            starts, (self.records.tobytes(), self.chunks.tobytes(), self.names, self.json), strict=False
+        ):
             out[start : start + len(part)] = part
         return bytes(self.body) + sealed(bytes(out), len(self.body))
 

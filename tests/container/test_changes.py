@@ -137,8 +137,12 @@ while True:
 
 def writer_process(path: Path, value: int) -> subprocess.Popen[bytes]:
     root = Path(__file__).parents[2]
-    return subprocess.Popen([sys.executable, "-P", "-c", WRITE, str(path), str(value)], cwd=root, stdout=subprocess.PIPE,
-                            env={**os.environ, "PYTHONPATH": str(root)})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", WRITE, str(path), str(value)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
 
 
 def whole(path: Path) -> int:

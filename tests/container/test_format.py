@@ -21,7 +21,9 @@ from tests.container.files import DENSE, put, sample
 
 SAMPLE = sample()
 
-names = st.text(st.sampled_from("abz09._- "), min_size=1, max_size=12).filter(lambda n: n == n.strip() and n not in (".", ".."))
+names = st.text(st.sampled_from("abz09._- "), min_size=1, max_size=12).filter(
+    lambda n: n == n.strip() and n not in (".", "..")
+)
 
 
 @st.composite
@@ -40,8 +42,16 @@ def write(file: Any, tensors: list[tuple[str, bytes, str | None]], pieces: int =
     for name, data, compression in tensors:
         step = max(len(data) // pieces, 1)
         parts = [data[i : i + step] for i in range(0, len(data), step)]
-        writer.tensor(name, scheme=DENSE, dtype="uint8", shape=(len(data),), length=len(data), data=parts,
-                      compression=compression, itemsize=2)  # fmt: skip
+        writer.tensor(
+            name,
+            scheme=DENSE,
+            dtype="uint8",
+            shape=(len(data),),
+            length=len(data),
+            data=parts,
+            compression=compression,
+            itemsize=2,
+        )
     return writer.finish({"k": 1})
 
 
@@ -64,12 +74,16 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, tenso
 def test_chunks_are_cut_at_4_mib_and_only_touched_ones_are_hashed(tmp_path: Path) -> None:
     data = np.random.default_rng(0).integers(0, 256, 2 * records.CHUNK + 17, dtype=np.uint8)
     with container.create(tmp_path / "x.qf") as writer:
-        entry = writer.tensor("w", scheme=DENSE, dtype="uint8", shape=data.shape, length=data.size, data=[data[:5], data[5:]])
+        entry = writer.tensor(
+            "w", scheme=DENSE, dtype="uint8", shape=data.shape, length=data.size, data=[data[:5], data[5:]]
+        )
         writer.finish({})
     assert [row[0] for row in entry.chunks] == [records.CHUNK, records.CHUNK, 17]
     with container.open(tmp_path / "x.qf") as opened:
         part = opened.parts[0]
-        assert np.array_equal(opened.read("w", records.CHUNK + 3, records.CHUNK + 9), data[records.CHUNK + 3 : records.CHUNK + 9])
+        assert np.array_equal(
+            opened.read("w", records.CHUNK + 3, records.CHUNK + 9), data[records.CHUNK + 3 : records.CHUNK + 9]
+        )
         assert part.touched.tolist() == [False, True, False]
         assert np.array_equal(opened.read("w", records.CHUNK - 2), data[records.CHUNK - 2 :])
         assert part.touched.tolist() == [True, True, True]
@@ -110,7 +124,9 @@ def test_a_writer_goes_on_from_entries(tensors: list[Any], keep: int) -> None:
     first = io.BytesIO()
     writer = Writer(first)
     entries = [
-        writer.tensor(n, scheme=DENSE, dtype="uint8", shape=(len(d),), length=len(d), data=[d], compression=c, itemsize=2)
+        writer.tensor(
+            n, scheme=DENSE, dtype="uint8", shape=(len(d),), length=len(d), data=[d], compression=c, itemsize=2
+        )
         for n, d, c in tensors
     ][:keep]
     import msgspec
@@ -120,8 +136,16 @@ def test_a_writer_goes_on_from_entries(tensors: list[Any], keep: int) -> None:
     second.seek(0, os.SEEK_END)
     writer = Writer(second, entries=entries)
     for name, data, compression in tensors[len(entries) :]:
-        writer.tensor(name, scheme=DENSE, dtype="uint8", shape=(len(data),), length=len(data), data=[data],
-                      compression=compression, itemsize=2)  # fmt: skip
+        writer.tensor(
+            name,
+            scheme=DENSE,
+            dtype="uint8",
+            shape=(len(data),),
+            length=len(data),
+            data=[data],
+            compression=compression,
+            itemsize=2,
+        )
     writer.finish({"k": 1})
     assert second.getvalue() == whole.getvalue()
 
@@ -227,8 +251,16 @@ def test_split_compression_saves_a_third_of_bfloat16(tmp_path: Path) -> None:
     weights = (np.random.default_rng(0).standard_normal(1 << 20) * 0.02).astype(np.float32)
     data = (weights.view(np.uint32) >> 16).astype(np.uint16)
     with container.create(tmp_path / "x.qf") as writer:
-        entry = writer.tensor("w", scheme=DENSE, dtype="bfloat16", shape=data.shape, length=data.nbytes, data=[data],
-                              compression="split", itemsize=2)  # fmt: skip
+        entry = writer.tensor(
+            "w",
+            scheme=DENSE,
+            dtype="bfloat16",
+            shape=data.shape,
+            length=data.nbytes,
+            data=[data],
+            compression="split",
+            itemsize=2,
+        )
         writer.finish({})
     assert entry.stored < 0.72 * entry.length
     with container.open(tmp_path / "x.qf") as opened:

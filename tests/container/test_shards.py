@@ -44,7 +44,7 @@ def test_a_set_is_one_model(model: Path) -> None:
 
 def test_missing_shards_are_all_named(model: Path) -> None:
     os.unlink(model.parent / "m-00002-of-00002.qf")
-    with pytest.raises(InvalidFileError, match="1 of 2 shards are missing: m-00002-of-00002.qf"):
+    with pytest.raises(InvalidFileError, match=r"1 of 2 shards are missing: m-00002-of-00002\.qf"):
         container.open(model)
 
 
@@ -60,7 +60,21 @@ def test_an_extra_shard_is_nobodys_business(model: Path) -> None:
         assert len(opened) == 4
 
 
-BAD_NAMES = ["../x.qf", "/etc/passwd", "..\\x.qf", "C:x.qf", "\\\\srv\\x.qf", "a/../../x.qf", "x\x00.qf", "CON.qf", "x.bin", "", ".qf/", "x.qf ", 7]
+BAD_NAMES = [
+    "../x.qf",
+    "/etc/passwd",
+    "..\\x.qf",
+    "C:x.qf",
+    "\\\\srv\\x.qf",
+    "a/../../x.qf",
+    "x\x00.qf",
+    "CON.qf",
+    "x.bin",
+    "",
+    ".qf/",
+    "x.qf ",
+    7,
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -103,7 +117,7 @@ def test_tables_that_make_no_sense_are_refused(model: Path, change: object, mess
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     shards = [shard(tmp_path / "m-1.qf", "a"), shard(tmp_path / "m-2.qf", "a", "b")]
     container.write_manifest(tmp_path / "m.qf", shards, {})
-    with pytest.raises(InvalidFileError, match="m.qf: a: json.shards: a tensor is in two shards"):
+    with pytest.raises(InvalidFileError, match=r"m\.qf: a: json\.shards: a tensor is in two shards"):
         container.open(tmp_path / "m.qf")
 
 

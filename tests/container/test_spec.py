@@ -56,7 +56,9 @@ def test_documents_match_the_schema(tmp_path: Path) -> None:
         writer.finish({})
     container.write_manifest(tmp_path / "m.qf", [tmp_path / "s.qf"], {})
     validator.validate(strictjson.json.loads(Parts((tmp_path / "m.qf").read_bytes()).json))
-    assert not validator.is_valid({"required": [], "optional": [], "schemes": [{"coding": {"coding": "new"}}], "metadata": {}})
+    assert not validator.is_valid(
+        {"required": [], "optional": [], "schemes": [{"coding": {"coding": "new"}}], "metadata": {}}
+    )
 
 
 def test_hash_vectors() -> None:

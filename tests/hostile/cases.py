@@ -95,7 +95,12 @@ def preambles() -> Iterator[Case]:
     ):
         yield f"006 {kind}", start, INVALID, text
     for major in (0, 2, 65535):
-        yield f"007 major {major}", MAGIC + struct.pack("<II", BYTE_ORDER, major) + SAMPLE[16:], UNSUPPORTED, "another major version"
+        yield (
+            f"007 major {major}",
+            MAGIC + struct.pack("<II", BYTE_ORDER, major) + SAMPLE[16:],
+            UNSUPPORTED,
+            "another major version",
+        )
     yield "008 reserved bytes", SAMPLE[:20] + b"\x01" + SAMPLE[21:], INVALID, "reserved bytes are not zero"
     yield "009 required feature", with_document(lambda d: d["required"].append("teleport")), UNSUPPORTED, "teleport"
     yield "009 optional feature", with_document(lambda d: d["optional"].append("teleport")), None, ""
@@ -117,8 +122,19 @@ def index_sizes() -> Iterator[Case]:
         yield f"016 index length {length}", with_tail(index_length=length), INVALID, "does not lie before the trailer"
         yield f"016 index offset {length}", with_tail(index_offset=length), INVALID, "does not lie before the trailer"
     for less in (0, 63):
-        yield f"017 index length {less} below the file's", with_tail(index_length=len(SAMPLE) - less), INVALID, "does not lie before"
-    for field, count in (("records", (1 << 20) + 1), ("records", 1 << 63), ("chunks", 1 << 62), ("names_length", 1 << 50), ("json_length", 1 << 40)):
+        yield (
+            f"017 index length {less} below the file's",
+            with_tail(index_length=len(SAMPLE) - less),
+            INVALID,
+            "does not lie before",
+        )
+    for field, count in (
+        ("records", (1 << 20) + 1),
+        ("records", 1 << 63),
+        ("chunks", 1 << 62),
+        ("names_length", 1 << 50),
+        ("json_length", 1 << 40),
+    ):
 
         def enlarge(parts: Parts, field: str = field, count: int = count) -> bytes:
             raw = bytearray(parts.bytes()[len(parts.body) : -TRAILER.itemsize])
@@ -158,16 +174,36 @@ def documents() -> Iterator[Case]:
     for end in range(1, len(text), max(len(text) // 40, 1)):
         yield f"027 cut at {end}", with_json(text[:end]), INVALID, ""
     for depth in (17, 100_000):
-        yield f"028 depth {depth}", with_json(text[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"), LIMIT, "nests too deep"
+        yield (
+            f"028 depth {depth}",
+            with_json(text[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"),
+            LIMIT,
+            "nests too deep",
+        )
     yield "029 duplicate key", with_json(b'{"metadata":{},' + text[1:]), INVALID, "duplicate key"
-    yield "029 duplicate nested", with_json(text.replace(b'"general.name":', b'"general.name":1,"general.name":')), INVALID, "duplicate key"
-    yield "029 duplicate escaped", with_json(text.replace(b'"metadata":{', b'"metadata":{"a":1,"\\u0061":2,')), INVALID, "duplicate key"
+    yield (
+        "029 duplicate nested",
+        with_json(text.replace(b'"general.name":', b'"general.name":1,"general.name":')),
+        INVALID,
+        "duplicate key",
+    )
+    yield (
+        "029 duplicate escaped",
+        with_json(text.replace(b'"metadata":{', b'"metadata":{"a":1,"\\u0061":2,')),
+        INVALID,
+        "duplicate key",
+    )
     for number in ("NaN", "Infinity", "-Infinity", "1e400"):
         yield f"030 {number}", with_json(text.replace(b'"sample"', number.encode())), INVALID, ""
     for number in ("01", "+1", "0x10", "1_000", "--1"):
         yield f"031 {number}", with_json(text.replace(b'"sample"', number.encode())), INVALID, "not JSON"
     for number in (str(1 << 64), "9" * 5000):
-        yield f"032 {len(number)} digits", with_json(text.replace(b'"sample"', number.encode())), LIMIT, "integer too large"
+        yield (
+            f"032 {len(number)} digits",
+            with_json(text.replace(b'"sample"', number.encode())),
+            LIMIT,
+            "integer too large",
+        )
     for name, raw in (
         ("trailing comma", text[:-1] + b",}"),
         ("comment", b"/*x*/" + text),
@@ -175,9 +211,19 @@ def documents() -> Iterator[Case]:
         ("bare key", text.replace(b'"metadata"', b"metadata")),
     ):
         yield f"033 {name}", with_json(raw), INVALID, "not JSON"
-    for name, raw in (("mark", b"\xef\xbb\xbf" + text), ("utf16", text.decode().encode("utf-16")), ("utf32", text.decode().encode("utf-32"))):
+    for name, raw in (
+        ("mark", b"\xef\xbb\xbf" + text),
+        ("utf16", text.decode().encode("utf-16")),
+        ("utf32", text.decode().encode("utf-32")),
+    ):
         yield f"034 {name}", with_json(raw), INVALID, ""
-    for name, raw in (("overlong", b"\xc0\xaf"), ("surrogate", b"\xed\xa0\x80"), ("f5", b"\xf5\x80\x80\x80"), ("lone", b"\x80"), ("short", b"\xe2\x82")):
+    for name, raw in (
+        ("overlong", b"\xc0\xaf"),
+        ("surrogate", b"\xed\xa0\x80"),
+        ("f5", b"\xf5\x80\x80\x80"),
+        ("lone", b"\x80"),
+        ("short", b"\xe2\x82"),
+    ):
         yield f"035 {name}", with_json(text.replace(b"sample", raw)), INVALID, "UTF-8"
     for name, raw in (("lone", b"\\ud800"), ("reversed", b"\\udc00\\ud800")):
         yield f"036 {name}", with_json(text.replace(b"sample", raw)), INVALID, "surrogate"
@@ -185,11 +231,28 @@ def documents() -> Iterator[Case]:
     yield "037 raw NUL", with_json(text.replace(b"sample", b"\x00")), INVALID, "UTF-8"
     for name, raw in (("text", text + b"x"), ("two", text + text), ("NULs", text + bytes(9))):
         yield f"038 {name}", with_json(raw), INVALID, ""
-    for key, value in (("required", "x"), ("schemes", {}), ("metadata", []), ("optional", 1), ("required", [1]), ("schemes", [1])):
-        yield f"039 {key} is {value!r}", with_document(lambda d, k=key, v=value: d.__setitem__(k, v)), INVALID, f"json.{key}"
+    for key, value in (
+        ("required", "x"),
+        ("schemes", {}),
+        ("metadata", []),
+        ("optional", 1),
+        ("required", [1]),
+        ("schemes", [1]),
+    ):
+        yield (
+            f"039 {key} is {value!r}",
+            with_document(lambda d, k=key, v=value: d.__setitem__(k, v)),
+            INVALID,
+            f"json.{key}",
+        )
     for key in good:
         yield f"041 no {key}", with_document(lambda d, k=key: d.pop(k)), INVALID, f"json.{key}"
-    yield "045 odd keys", with_document(lambda d: d["metadata"].update({"__class__": 1, "__proto__": {}, "%s%n{0.__class__}": 2})), None, ""
+    yield (
+        "045 odd keys",
+        with_document(lambda d: d["metadata"].update({"__class__": 1, "__proto__": {}, "%s%n{0.__class__}": 2})),
+        None,
+        "",
+    )
 
 
 def names() -> Iterator[Case]:
@@ -230,10 +293,20 @@ def extents() -> Iterator[Case]:
             error = LIMIT if field == "length" and value > 1 << 46 else INVALID
             yield f"049 {field} {value}", with_field("b.weight", field, value), error, "records["
     yield "050 in the preamble", with_field("a.weight", "offset", 0), INVALID, "extents do not follow each other"
-    yield "051 overlap", with_field("a.weight", "offset", lambda old: old - 64), INVALID, "extents do not follow each other"
+    yield (
+        "051 overlap",
+        with_field("a.weight", "offset", lambda old: old - 64),
+        INVALID,
+        "extents do not follow each other",
+    )
     yield "053 gap", with_field("a.weight", "offset", lambda old: old + 64), INVALID, "extents do not follow each other"
     for off in (1, 32, 63):
-        yield f"054 off by {off}", with_field("a.weight", "offset", 64 + off), INVALID, "extents do not follow each other"
+        yield (
+            f"054 off by {off}",
+            with_field("a.weight", "offset", 64 + off),
+            INVALID,
+            "extents do not follow each other",
+        )
     yield "055 order twice", with_field("b.weight", "order", 1), INVALID, "permutation"
     yield "055 order beyond", with_field("b.weight", "order", 1 << 63), INVALID, "permutation"
     yield "056 no bytes", with_field("a.weight", "chunks", 0), INVALID, "chunks do not cover"
@@ -241,18 +314,45 @@ def extents() -> Iterator[Case]:
     yield "058 reserved", with_field("b.weight", "reserved", 1), INVALID, "reserved"
     for value in (1 << 63, 6, NONE):
         yield f"061 target {value}", with_field("tied", "target", value), INVALID, "target"
-    yield "061 alias of itself", changed(lambda p: p.records["target"].__setitem__(row("tied", p), row("tied", p))), INVALID, "alias of"
-    yield "061 alias of an attachment", changed(lambda p: p.records["target"].__setitem__(row("tied", p), row("config.json", p))), INVALID, "alias"
+    yield (
+        "061 alias of itself",
+        changed(lambda p: p.records["target"].__setitem__(row("tied", p), row("tied", p))),
+        INVALID,
+        "alias of",
+    )
+    yield (
+        "061 alias of an attachment",
+        changed(lambda p: p.records["target"].__setitem__(row("tied", p), row("config.json", p))),
+        INVALID,
+        "alias",
+    )
     for value in (1, 1 << 63):
         yield f"061 scheme {value}", with_field("b.weight", "scheme", value), INVALID, "no such scheme"
     yield "063 codec", changed(lambda p: p.chunks["codec"].__setitem__(0, 9)), INVALID, "chunks[0]"
     for value in (0, 99, 101, (1 << 32) - 1):
-        yield f"063 raw of {value}", changed(lambda p, v=value: p.chunks["stored"].__setitem__(0, v)), INVALID, "chunks[0]"
+        yield (
+            f"063 raw of {value}",
+            changed(lambda p, v=value: p.chunks["stored"].__setitem__(0, v)),
+            INVALID,
+            "chunks[0]",
+        )
     for value in (0, 2, 1 << 63):
         yield f"063 first chunk {value}", with_field("a.weight", "first_chunk", value), INVALID, "chunks do not follow"
-    for field, value in (("previous_offset", 64), ("previous_length", 64), ("previous_digest", np.void(b"\x01" * 32)), ("extents_end", 1 << 63),
-                         ("extents_end", 0), ("reserved_flags", 1), ("reserved", np.void(b"\x01" * 24))):  # fmt: skip
-        yield f"060 {field} {value!r:.20}", changed(lambda p, f=field, v=value: p.head.__setitem__(f, v)), INVALID, "index."
+    for field, value in (
+        ("previous_offset", 64),
+        ("previous_length", 64),
+        ("previous_digest", np.void(b"\x01" * 32)),
+        ("extents_end", 1 << 63),
+        ("extents_end", 0),
+        ("reserved_flags", 1),
+        ("reserved", np.void(b"\x01" * 24)),
+    ):
+        yield (
+            f"060 {field} {value!r:.20}",
+            changed(lambda p, f=field, v=value: p.head.__setitem__(f, v)),
+            INVALID,
+            "index.",
+        )
 
 
 def shapes() -> Iterator[Case]:
@@ -320,10 +420,16 @@ def compressed() -> Iterator[Case]:
         yield f"083 size is not {length}", framed(good, length), INVALID, "another size"
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
     yield "084 bomb", framed(bomb, 60_000), INVALID, "another size"
-    big = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True, write_content_size=False))
+    big = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True, write_content_size=False)
+    )
     yield "086 window", framed(big.compress(raw)), INVALID, ""
-    for name, frame in (("two", good + good), ("garbage", good + b"x" * 9), ("skippable first", b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"abcd" + good),
-                        ("skippable last", good + b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"abcd")):  # fmt: skip
+    for name, frame in (
+        ("two", good + good),
+        ("garbage", good + b"x" * 9),
+        ("skippable first", b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"abcd" + good),
+        ("skippable last", good + b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"abcd"),
+    ):
         yield f"087 {name}", framed(frame), INVALID, ""
     samples = [bytes([i % 251]) * 40 + raw[i : i + 200] for i in range(400)]
     dictionary = zstandard.train_dictionary(4096, samples)
@@ -332,14 +438,24 @@ def compressed() -> Iterator[Case]:
     checked[-1] ^= 1
     yield "089 frame checksum", framed(bytes(checked)), INVALID, "zstd frame"
     for version in range(0x1E, 0x28):
-        yield f"090 legacy {version:x}", framed(bytes([version, 0xB5, 0x2F, 0xFD]) + good[4:]), INVALID, "not a zstd frame"
+        yield (
+            f"090 legacy {version:x}",
+            framed(bytes([version, 0xB5, 0x2F, 0xFD]) + good[4:]),
+            INVALID,
+            "not a zstd frame",
+        )
     yield "091 zlib", framed(zlib.compress(raw)), INVALID, "not a zstd frame"
     rng = np.random.default_rng(0)
     for number in range(60):
         mangled = bytearray(good)
         mangled[int(rng.integers(len(mangled)))] ^= 1 << int(rng.integers(8))
         yield f"094 frame {number}", framed(bytes(mangled)), "", ""
-    yield "095 split of odd length", framed(zstandard.ZstdCompressor().compress(raw[:4999]), 4999, 2), INVALID, "not whole numbers"
+    yield (
+        "095 split of odd length",
+        framed(zstandard.ZstdCompressor().compress(raw[:4999]), 4999, 2),
+        INVALID,
+        "not whole numbers",
+    )
 
 
 def hashes() -> Iterator[Case]:
@@ -359,7 +475,12 @@ def hashes() -> Iterator[Case]:
 
     yield "097 extents swapped", changed(swap), INTEGRITY, "damaged"
     yield "098 digest of a record", with_field("b.weight", "digest", np.void(bytes(32))), INVALID, "alias differs"
-    yield "098 digest of an attachment", with_field("config.json", "digest", np.void(bytes(32))), INTEGRITY, "config.json"
+    yield (
+        "098 digest of an attachment",
+        with_field("config.json", "digest", np.void(bytes(32))),
+        INTEGRITY,
+        "config.json",
+    )
     yield "099 chunk hash", changed(lambda p: p.chunks["xxh3"].__setitem__(0, 0)), INTEGRITY, "chunk 0"
     for number in range(1, len(SAMPLE), len(SAMPLE) // 30):
         yield f"101 byte dropped at {number}", SAMPLE[:number] + SAMPLE[number + 1 :], "", ""

@@ -1,6 +1,6 @@
 """Opens and verifies files in a process with limits: prints a line of JSON before and after each.
 
-    python -m tests.hostile.child FILE…
+python -m tests.hostile.child FILE…
 """
 
 from __future__ import annotations

@@ -29,8 +29,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, object]:
     left = list(range(len(CASES)))
     while left:
         paths = [str(folder / "valid.qf"), *(str(folder / f"{number}.qf") for number in left)]
-        child = subprocess.run([sys.executable, "-P", "-m", "tests.hostile.child", *paths], cwd=ROOT, capture_output=True, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)  # fmt: skip
+        child = subprocess.run(
+            [sys.executable, "-P", "-m", "tests.hostile.child", *paths],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
         lines = [json.loads(line) for line in child.stdout.splitlines()]
         assert lines, child.stderr
         for line in lines:

@@ -48,8 +48,15 @@ def magnitudes(coded: Coded, weight: np.ndarray) -> np.ndarray:
     if isinstance(coded.coding, Lookup):
         return np.abs(weight)
     edges = [
-        np.abs(codings.decode(coded.coding, coded.shape, {**coded.arrays, "codes": np.full_like(coded.arrays["codes"], code)}))
-        for code in (coded.arrays["codes"].dtype.type(0), np.iinfo(coded.arrays["codes"].dtype).min // 2**(8 - coded.coding.bits))
+        np.abs(
+            codings.decode(
+                coded.coding, coded.shape, {**coded.arrays, "codes": np.full_like(coded.arrays["codes"], code)}
+            )
+        )
+        for code in (
+            coded.arrays["codes"].dtype.type(0),
+            np.iinfo(coded.arrays["codes"].dtype).min // 2 ** (8 - coded.coding.bits),
+        )
     ]
     return (np.abs(weight) + 2 * edges[0] + 2 * edges[1]).astype(np.float64)
 
@@ -84,7 +91,11 @@ def test_int8_is_within_half_a_step(kernel: str, coded: Coded, batch: int, seed:
     bound = STEP * top * np.abs(weight).sum(axis=1)
     if isinstance(coded.coding, Lookup):
         table = coded.arrays["table"] if coded.coding.table == "tensor" else tables.values(coded.coding.table)
-        scales = np.abs(codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales")).max(axis=1).astype(np.float64)
+        scales = (
+            np.abs(codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales"))
+            .max(axis=1)
+            .astype(np.float64)
+        )
         bound = bound + STEP * (1 + STEP) * np.abs(table).max() * scales * np.abs(x).sum(axis=1, keepdims=True)
     x = x.astype(np.float64)
     assert (np.abs(y - x @ weight.T) <= bound * 1.001 + rounding(magnitudes(coded, weight), x)).all()
