@@ -1,0 +1,9 @@
+"""qformat for torch: a linear layer over the mapped file, and loading a file into a model."""
+
+from __future__ import annotations
+
+from qformat.torch.linear import QLinear, set_mode
+from qformat.torch.load import Loaded, load_into
+from qformat.torch.pretrained import load_model, load_tokenizer
+
+__all__ = ["Loaded", "QLinear", "load_into", "load_model", "load_tokenizer", "set_mode"]

@@ -1,0 +1,157 @@
+"""A linear layer whose weight stays in the mapped file."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, Literal, get_args
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from qformat.store import Tensor
+from qformat.torch.arrays import dense, dtype_name, from_array, to_array
+
+Mode = Literal["exact", "int8"]
+
+# Rows of x up to which the kernels read the codes once for each eight of them; from here on decoding a tile pays.
+SMALL = 16
+
+# Weights decoded at a time for larger batches: the tile is still in the cache when the product reads it.
+TILE = 1 << 21
+
+
+class QLinear(nn.Module):
+    """y = x Wᵀ + bias, with W (out_features, in_features) read from the file in place.
+
+    Up to `SMALL` rows of x go through the kernels. More rows decode tiles of W and multiply with torch, in the dtype of
+    x as a dense layer does: for bfloat16 the decoded weights are rounded to bfloat16. The layer has no weight parameter,
+    and gradients flow to x and bias only.
+
+    Args:
+        tensor: a weight of an open file, of at most two dimensions once its leading ones are joined.
+        bias: (out_features,) or None.
+        mode: `exact` keeps x as it is; `int8` rounds x to eight bits in runs of 64 inputs (small batches only).
+
+    Raises:
+        ValueError: the bias or the mode makes no sense.
+    """
+
+    def __init__(self, tensor: Tensor, bias: torch.Tensor | None = None, *, mode: Mode = "exact") -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.out_features, self.in_features = tensor.matrix_shape
+        if bias is not None and tuple(bias.shape) != (self.out_features,):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}, expected ({self.out_features},)")
+        if bias is None or isinstance(bias, nn.Parameter):
+            self.bias = bias
+        else:
+            self.bias = nn.Parameter(bias, requires_grad=False)
+        self.mode = mode
+        self._handle = next(_numbers)
+        _layers[self._handle] = self
+
+    @property
+    def mode(self) -> Mode:
+        """How the activations of small batches are rounded."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is {mode!r}, expected 'exact' or 'int8'")
+        self._mode: Mode = mode
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The decoded weight in the source's shape and dtype: for code that looks at it; every look decodes it again."""
+        return dense(self.tensor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in_features) to (..., out_features) of the same dtype."""
+        if torch.compiler.is_compiling():
+            y: torch.Tensor = torch.ops.qformat.linear(x, self._handle, self.out_features)
+        elif x.requires_grad and torch.is_grad_enabled():
+            y = nn.functional.linear(x, self._decoded(x))
+        else:
+            y = self.product(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x Wᵀ without bias: the one place that chooses how."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        rows = x.reshape(-1, self.in_features)
+        if x.device.type != "cpu" or x.dtype not in _KERNEL_DTYPES:
+            y = rows @ self._decoded(x).T
+        elif len(rows) <= SMALL:
+            y = from_array(self.tensor.matvec(to_array(rows.contiguous()), self._mode)).to(x.dtype)
+        else:
+            y = self._tiled(rows)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def _tiled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Many rows: tiles of W, decoded and used while they are in the cache."""
+        # float16 products are slow on a CPU and bfloat16 ones are not
+        compute = torch.float32 if rows.dtype is torch.float16 else rows.dtype
+        x = rows.to(compute)
+        if self.tensor.scheme.output_transforms or self.tensor.scheme.transposed or len(self.tensor.shape) != 2:
+            return (x @ self._decoded(x).T).to(rows.dtype)
+        out = torch.empty(len(rows), self.out_features, dtype=compute)
+        step = max(TILE // max(self.in_features, 1) // 16 * 16, 16)
+        for top in range(0, self.out_features, step):
+            bottom = min(top + step, self.out_features)
+            tile = self.tensor.decode(dtype_name(compute), rows=slice(top, bottom))
+            torch.mm(x, from_array(tile).T, out=out[:, top:bottom])
+        return out.to(rows.dtype)
+
+    def _decoded(self, x: torch.Tensor) -> torch.Tensor:
+        """W as a matrix, in the dtype and on the device of x."""
+        values = dense(self.tensor, x.dtype if x.dtype in _KERNEL_DTYPES else torch.float32)
+        if self.tensor.scheme.transposed:
+            values = values.transpose(-1, -2)
+        return values.reshape(self.out_features, self.in_features).to(device=x.device, dtype=x.dtype)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of it."""
+        tensor = self.tensor
+        how = [tensor.coding, tensor.method, tensor.bits and f"{tensor.bits}-bit", self._mode]
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {' '.join(map(str, filter(None, how)))}"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # the weight travels as the path of its file: copies and workers map it again
+        return _again, (self.tensor._model, self.tensor.name, self.bias, self._mode, self.training)
+
+
+def set_mode(module: nn.Module, mode: Mode) -> None:
+    """Choose how every QLinear of `module` rounds its activations."""
+    for layer in module.modules():
+        if isinstance(layer, QLinear):
+            layer.mode = mode
+
+
+def _again(model: Any, name: str, bias: torch.Tensor | None, mode: Mode, training: bool) -> QLinear:
+    return QLinear(model[name], bias, mode=mode).train(training)
+
+
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is gone
+# from here as well.
+_layers: WeakValueDictionary[int, QLinear] = WeakValueDictionary()
+_numbers = count()
+
+_library = torch.library.Library("qformat", "DEF")
+_library.define("linear(Tensor x, int layer, int out_features) -> Tensor")
+
+
+def _linear(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
+    return _layers[layer].product(x)
+
+
+def _linear_fake(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+_library.impl("linear", _linear, "CompositeExplicitAutograd")
+torch.library.register_fake("qformat::linear", _linear_fake, lib=_library)

@@ -1,0 +1,143 @@
+"""Filling a module from a file: linears replaced by QLinear, everything else mapped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from qformat import store
+from qformat.errors import UnsupportedError
+from qformat.store import Model, Tensor
+from qformat.torch.arrays import dense
+from qformat.torch.linear import Mode, QLinear
+
+# A name in the module to the names that the file may use for it, the likeliest first.
+Names = Callable[[str], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of loading: names in the module, but for `unused`, which are names in the file."""
+
+    quantized: list[str] = field(default_factory=list)
+    dense: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def load_into(
+    module: nn.Module,
+    path: str | os.PathLike[str] | Model,
+    *,
+    dtype: torch.dtype | None = None,
+    mode: Mode = "exact",
+    strict: bool = True,
+    names: Names = lambda name: (name,),
+) -> Loaded:
+    """Give `module`, real or on the meta device, the weights of a file.
+
+    A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`. Other parameters and
+    buffers are views of the mapping where the dtype fits and decoded copies where not; they have no gradients, and the
+    mapped ones must not be written to. Parameters that the module ties stay tied.
+
+    Args:
+        module: the weights that it has are dropped.
+        path: a file, or one that is open; it stays open as long as the module lives.
+        dtype: of the dense parameters; None for what the file has.
+        mode: of the new QLinear layers.
+        strict: refuse a file that lacks a parameter or a persistent buffer.
+        names: what the file may call a parameter of the module.
+
+    Raises:
+        UnsupportedError: something is missing, or a shape differs.
+        QFormatError: the file is damaged.
+    """
+    file = path if isinstance(path, Model) else store.open(path)
+    report = Loaded()
+    used: set[str] = set()
+    for group in _tied(module):
+        found = next((other for name in group for other in names(name) if other in file), None)
+        if found is None:
+            report.missing.extend(group)
+            continue
+        used.update(other for name in group for other in names(name) if other in file)
+        _fill(module, group, file[found], dtype, mode, report)
+    _fill_buffers(module, file, names, dtype, used, report)
+    report.unused.extend(name for name in file if name not in used)
+    if strict and report.missing:
+        raise UnsupportedError(
+            "the file lacks weights that the module needs", file=file.path, tensor=", ".join(sorted(report.missing)[:10])
+        )
+    return report
+
+
+def _tied(module: nn.Module) -> list[list[str]]:
+    """The names of the parameters, those that are one parameter together."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return list(groups.values())
+
+
+def _fill(
+    module: nn.Module, group: list[str], tensor: Tensor, dtype: torch.dtype | None, mode: Mode, report: Loaded
+) -> None:
+    """One weight to all of its places: a QLinear in those that are linears, the same dense parameter in the others."""
+    parameter: nn.Parameter | None = None
+    for name in group:
+        path, _, last = name.rpartition(".")
+        owner = module.get_submodule(path)
+        old = getattr(owner, last)
+        if tuple(old.shape) != tensor.shape:
+            raise UnsupportedError(
+                "the shape differs", file=tensor._model.path, tensor=tensor.name, expected=tuple(old.shape), found=tensor.shape
+            )
+        if path and last == "weight" and tensor.coding != "dense" and is_linear(owner, tensor):
+            layer = QLinear(tensor, owner.bias, mode=mode).train(owner.training)
+            above, _, own = path.rpartition(".")
+            setattr(module.get_submodule(above), own, layer)
+            report.quantized.append(name)
+            continue
+        if parameter is None:
+            parameter = nn.Parameter(dense(tensor, _target(tensor, dtype)), requires_grad=False)
+        setattr(owner, last, parameter)
+        report.dense.append(name)
+
+
+def is_linear(module: nn.Module, tensor: Tensor) -> bool:
+    """Whether a module computes x Wᵀ + bias from a weight that lies as `tensor` does. Subclasses that compute something
+    else do not count."""
+    forward = type(module).forward
+    if forward is nn.Linear.forward:
+        return not tensor.scheme.transposed
+    # transformers' Conv1D, recognised without importing transformers: its weight is (in_features, out_features)
+    if type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
+        return tensor.scheme.transposed
+    return False
+
+
+def _target(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
+    """`dtype` for floats, None (what it is) for anything else."""
+    return dtype if "float" in tensor.dtype else None
+
+
+def _fill_buffers(
+    module: nn.Module, file: Model, names: Names, dtype: torch.dtype | None, used: set[str], report: Loaded
+) -> None:
+    """Buffers that the file has; persistent ones that it lacks are missing, others are as the module made them."""
+    kept = module.state_dict(keep_vars=True).keys()
+    for name, buffer in list(module.named_buffers()):
+        found = next((other for other in names(name) if other in file), None)
+        path, _, last = name.rpartition(".")
+        if found is None:
+            if name in kept or buffer.is_meta:
+                report.missing.append(name)
+            continue
+        used.add(found)
+        # a copy: modules write to their buffers (running statistics)
+        setattr(module.get_submodule(path), last, dense(file[found], _target(file[found], dtype)).clone())
+        report.dense.append(name)

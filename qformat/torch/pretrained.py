@@ -1,0 +1,143 @@
+"""A whole transformers model from one file: its config and tokenizer are attachments, its code is transformers' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from qformat import store
+from qformat.errors import UnsupportedError
+from qformat.store import Model
+from qformat.torch.arrays import torch_dtype
+from qformat.torch.linear import Mode
+from qformat.torch.load import load_into
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    mode: Mode = "exact",
+    **config: Any,
+) -> Any:
+    """A transformers model over the mapped file, ready to run: the class that its config names, or the base model.
+
+    Code that comes with a checkpoint is never run: a model that transformers does not have is refused.
+
+    Args:
+        path: a .qf file with a config.json.
+        dtype: to compute in; None for the config's.
+        mode: of the quantized layers, see `QLinear`.
+        config: changes to the config, such as `attn_implementation="eager"`.
+
+    Raises:
+        UnsupportedError: no config, an unknown model type, missing weights or other shapes.
+        QFormatError: the file is damaged.
+    """
+    file = store.open(path)
+    settings = _config(file, config)
+    compute = torch_dtype(dtype) if isinstance(dtype, str) else dtype or settings.dtype or torch.float32
+    kind = _model_class(file, settings)
+    with EmptyOnMeta():
+        model = kind._from_config(settings, dtype=compute)
+    model.tie_weights()
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+
+    def names(name: str) -> Iterator[str]:
+        # a base model is saved without its prefix, and a model with a head may be loaded from it, or the other way round
+        yield name
+        yield prefix + name if not name.startswith(prefix) else name.removeprefix(prefix)
+
+    load_into(model, file, dtype=compute, mode=mode, names=names)
+    if "generation_config.json" in file.attachments and hasattr(model, "generation_config"):
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_dict(_json(file, "generation_config.json"))
+    return model.eval()
+
+
+def load_tokenizer(path: str | os.PathLike[str] | Model) -> Any:
+    """The tokenizer of a file's attachments.
+
+    Raises:
+        UnsupportedError: the file carries none.
+    """
+    from transformers import AutoTokenizer
+
+    file = path if isinstance(path, Model) else store.open(path)
+    wanted = [name for name in file.attachments if "token" in name or name in _VOCABULARIES]
+    if not wanted:
+        raise UnsupportedError("the file carries no tokenizer", file=file.path, field="attachments")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (*wanted, "config.json"):
+            # attachments are names, not paths; one that would leave the folder is not a tokenizer's
+            if name in file.attachments and Path(name).name == name:
+                (Path(folder) / name).write_bytes(file.attachments[name])
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+
+
+class EmptyOnMeta(TorchFunctionMode):
+    """Modules built inside allocate nothing for `torch.empty`, which is what parameters are made of, while buffers that
+    are computed (rotary frequencies, position ids, masks) are real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _json(file: Model, name: str) -> dict[str, Any]:
+    """An attachment that must be a JSON object."""
+    if name not in file.attachments:
+        raise UnsupportedError("the file carries no such attachment", file=file.path, field=name)
+    try:
+        value = json.loads(bytes(file.attachments[name]))
+    except ValueError as error:
+        raise UnsupportedError(f"not JSON: {error}", file=file.path, field=name) from error
+    if not isinstance(value, dict):
+        raise UnsupportedError("not a JSON object", file=file.path, field=name, found=type(value).__name__)
+    return value
+
+
+def _config(file: Model, changes: dict[str, Any]) -> Any:
+    """The config of the attachment, as transformers' class for its model type."""
+    from transformers import CONFIG_MAPPING
+
+    values = _json(file, "config.json")
+    kind = values.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise UnsupportedError(
+            "transformers has no such model; code from checkpoints is not run", file=file.path, field="model_type", found=kind
+        )
+    # what names foreign code or a quantization that the file no longer has
+    for key in ("auto_map", "quantization_config"):
+        values.pop(key, None)
+    return CONFIG_MAPPING[kind].from_dict(values | changes)
+
+
+def _model_class(file: Model, config: Any) -> type[nn.Module]:
+    """transformers' class of the first architecture, or the base model of the config's type."""
+    import transformers
+
+    for name in config.architectures or ():
+        kind = getattr(transformers, name, None)
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and kind.config_class is type(config):
+            return kind
+    try:
+        return transformers.MODEL_MAPPING[type(config)]
+    except KeyError:
+        raise UnsupportedError(
+            "transformers has no model for it", file=file.path, field="architectures", found=config.architectures
+        ) from None
