@@ -227,25 +227,29 @@ def _named(prefix: str, its_roles: Mapping[str, Role]) -> dict[str, Role]:
 
 
 def panels(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> Panels | None:
-    """The geometry of the coding's panels, or None in the plain layout."""
+    """The geometry of the panels of an affine or lookup coding, or None."""
     return codings.panels(scheme.coding, coded_shape(scheme, shape, parameters))
+
+
+def _geometry(scheme: Scheme, shape: Shape, parameters: tuple[int, ...]) -> extents.Geometry | None:
+    return codings.geometry(scheme.coding, coded_shape(scheme, shape, parameters))
 
 
 def layout(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> Extent:
     """Where every role lies."""
-    return extents.layout(roles(scheme, shape, parameters), panels(scheme, shape, parameters))
+    return extents.layout(roles(scheme, shape, parameters), _geometry(scheme, shape, parameters))
 
 
 def pack(
     scheme: Scheme, shape: Shape, arrays: Mapping[str, NDArray[Any]], parameters: tuple[int, ...] = ()
 ) -> NDArray[np.uint8]:
     """The canonical bytes of an extent."""
-    return extents.pack(roles(scheme, shape, parameters), panels(scheme, shape, parameters), arrays)
+    return extents.pack(roles(scheme, shape, parameters), _geometry(scheme, shape, parameters), arrays)
 
 
 def parts(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> dict[str, Part]:
     """Every role of an extent, unread."""
-    return extents.parts(roles(scheme, shape, parameters), panels(scheme, shape, parameters), buffer)
+    return extents.parts(roles(scheme, shape, parameters), _geometry(scheme, shape, parameters), buffer)
 
 
 def unpack(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> dict[str, NDArray[Any]]:
@@ -382,4 +386,4 @@ def check(scheme: Scheme, shape: Shape, arrays: Arrays, parameters: tuple[int, .
 
 def check_padding(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:
     """Bytes and bits between and after the roles of an extent are zero."""
-    extents.check_padding(roles(scheme, shape, parameters), panels(scheme, shape, parameters), buffer)
+    extents.check_padding(roles(scheme, shape, parameters), _geometry(scheme, shape, parameters), buffer)

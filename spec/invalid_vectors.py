@@ -116,6 +116,8 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     yield "padding-between-roles", padded(affine(3, block(8)), (4, 16), 20, 1)
     yield "panel-row-beyond", padded(affine(4, block(16), layout="panel"), (3, 16), 32 + 3 * 4, 1)
     yield "panel-scale-beyond", padded(affine(4, block(16), layout="panel"), (3, 16), 2 * 3, 1)
+    books = {"coding": "additive", "books": 1, "bits": 1, "in_group": 4, "layout": "panel"}
+    yield "panel-of-books-row-beyond", padded(books, (3, 4), 64, 8)
     yield "panel-input-beyond", padded(affine(4, block(16), layout="panel"), (3, 3), 32 + 3, 16)
 
 

@@ -504,6 +504,9 @@ def numbers(stored):
 # -- codings/plain.md, codings/panel.md --------------------------------------------------------------------------------
 
 
+PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+
+
 def dtype_of(name):
     if name == "bfloat16":
         return np.dtype([(name, "<u2")])
@@ -534,7 +537,7 @@ def unpack(c, shape, roles, extent):
     """Every role's array from the bytes of an extent."""
     panel = c.get("layout") == "panel"
     names = [n for name in ("scales", "zeros", "offsets") for n in (name, f"{name}.codes")] if panel else []
-    beside = [name for name in names if name in roles]
+    beside = [name for name in names if name in roles and c["coding"] != "additive"]
     place, arrays = 0, {}
     for name, role in roles.items():
         if not panel or (name not in beside and name != "codes"):
@@ -544,7 +547,8 @@ def unpack(c, shape, roles, extent):
     if panel:
         at = up(place, 64)
         need(not any(extent[place:at]), "padding before the panels")
-        place = at + unpanel(c, shape, {name: roles[name] for name in beside}, roles["codes"], extent[at:], arrays)
+        read = untile if c["coding"] == "additive" else unpanel
+        place = at + read(c, shape, {name: roles[name] for name in beside}, roles["codes"], extent[at:], arrays)
     need(place == len(extent), "length of the extent")
     return arrays
 
@@ -561,7 +565,7 @@ def unpanel(c, shape, beside, code, raw, arrays):
     out = np.zeros(shape, np.int64)
     found = {name: [[b"" for _ in range(-(-columns // g))] for _ in range(rows)] for name in beside}
     bits = c["bits"]
-    planes = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}.get(bits, (bits,))
+    planes = PLANES.get(bits, (bits,))
 
     def take(bit, width):
         nonlocal used
@@ -596,6 +600,25 @@ def unpanel(c, shape, beside, code, raw, arrays):
         else:
             size = dtype_of(role[0]).itemsize
             arrays[name] = stored_array(role, b"".join(value.to_bytes(size, "little") for value in values))
+    return place
+
+
+def untile(c, shape, beside, code, raw, arrays):
+    """Read the panels of additive codes into `arrays`; gives their length."""
+    bits, (down, across, books), _ = code
+    widths = [8] * (bits > 8) + list(PLANES.get(bits - 8 if bits > 8 else bits, (bits - 8 if bits > 8 else bits,)))
+    codes, place = np.zeros((up(down, 64), across, books), np.int64), 0
+    for top in range(0, down if across else 0, 64):
+        for i, m in np.ndindex(across, books):
+            low = 0
+            for w in widths:
+                plane = np.frombuffer(raw[place : place + 8 * w], np.uint8).astype(np.int64)
+                need(len(plane) == 8 * w, "length of the panels")
+                for j in range(8 // w):
+                    codes[top + j * 8 * w :, i, m][: 8 * w] |= (plane >> j * w & (2**w - 1)) << low
+                place, low = place + 8 * w, low + w
+    need(not codes[down:].any(), "padding of a panel")
+    arrays["codes"] = codes[:down]
     return place
 
 

@@ -158,6 +158,20 @@ def additive(m: Maker) -> None:
 
 
 @valid
+def additive_panels(m: Maker) -> None:
+    for books, bits, wide, high, rows in ((2, 8, 8, 1, 70), (4, 4, 8, 1, 130), (1, 3, 4, 2, 9), (2, 7, 4, 1, 64)):
+        coding = {"coding": "additive", "books": books, "bits": bits, "in_group": wide, "out_group": high}
+        coding |= {"group": block(None, high), "scales": dense("float16"), "layout": "panel"}
+        m.add(f"{books}x{bits}.g{wide}.o{high}", coding, (rows, 2 * wide))
+    for bits in (10, 11):
+        coding = {"coding": "additive", "books": 1, "bits": bits, "in_group": 2, "layout": "panel"}
+        m.add(f"1x{bits}", coding, (5, 8))
+    sixteen = {"coding": "additive", "books": 1, "bits": 16, "in_group": 1, "layout": "panel"}
+    entries = np.linspace(-4, 4, 2**16).astype(np.float16).reshape(1, -1, 1, 1)
+    m.add("1x16", sixteen, (3, 5), compression="zstd", arrays={"codebooks": entries})
+
+
+@valid
 def transforms(m: Maker) -> None:
     each: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         "permute": ({"transform": "permute"}, ()),

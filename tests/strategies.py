@@ -146,16 +146,17 @@ def plain_codings(
 def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
     """An additive coding and a shape that it fits."""
     high, wide = draw(st.integers(1, 4)), draw(st.integers(1, 9))
-    shape = (draw(st.integers(0, 20)), wide * draw(st.integers(0, 9)))
+    shape = (draw(st.one_of(st.integers(0, 20), st.just(150))), wide * draw(st.integers(0, 9)))
     scales = draw(st.one_of(st.none(), numbers(shape, 0)))
     coding = Additive(
         books=draw(st.integers(1, 4)),
-        bits=draw(st.integers(1, 11)),
+        bits=draw(st.one_of(st.integers(1, 11), st.integers(12, 13))),
         in_group=wide,
         out_group=high,
         codebooks=Dense(dtype=draw(st.sampled_from(FLOATS))),
         group=draw(st.sampled_from([Block(rows=high), Block(), Block(rows=1, columns=wide)])),
         scales=scales,
+        layout=draw(st.sampled_from(["plain", "panel"])),
     )
     return coding, shape
 

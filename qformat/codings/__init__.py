@@ -74,24 +74,30 @@ def roles(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> dic
     return {**own, **nested, **codes}
 
 
+def geometry(coding: Coding, shape: Shape) -> extents.Geometry | None:
+    """The geometry of the panels of any coding, or None in the plain layout."""
+    return extents.geometry(coding, shape, roles(coding, shape))
+
+
 def panels(coding: Coding, shape: Shape) -> Panels | None:
-    """The geometry of the panels, or None in the plain layout."""
-    return extents.panels(coding, shape, roles(coding, shape))
+    """The geometry of the panels of an affine or lookup coding, or None."""
+    found = geometry(coding, shape)
+    return found if isinstance(found, Panels) else None
 
 
 def layout(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> Extent:
     """Where every role lies."""
-    return extents.layout(roles(coding, shape), panels(coding, shape))
+    return extents.layout(roles(coding, shape), geometry(coding, shape))
 
 
 def pack(coding: Coding, shape: Shape, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
     """The canonical bytes of an extent; InvalidFileError if an array is missing or misshapen or a code too large."""
-    return extents.pack(roles(coding, shape), panels(coding, shape), arrays)
+    return extents.pack(roles(coding, shape), geometry(coding, shape), arrays)
 
 
 def parts(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> Arrays:
     """Every role of an extent, unread: `decode` of a rectangle then reads only its rows."""
-    return extents.parts(roles(coding, shape), panels(coding, shape), buffer)
+    return extents.parts(roles(coding, shape), geometry(coding, shape), buffer)
 
 
 def unpack(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> dict[str, NDArray[Any]]:
@@ -178,4 +184,4 @@ def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
 
 def check_padding(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:
     """Bytes and bits between and after the roles of an extent are zero."""
-    extents.check_padding(roles(coding, shape), panels(coding, shape), buffer)
+    extents.check_padding(roles(coding, shape), geometry(coding, shape), buffer)

@@ -114,3 +114,44 @@ def unpack_dwords(planes: list[NDArray[Any]], bits: int, run: int) -> NDArray[np
         codes |= flat[..., :run] << np.uint8(low)
         low += width
     return codes
+
+
+# Rows whose codes are looked up together: one code of each is one 64-byte register at 8 bits.
+LANES = 64
+
+
+def lane_planes(bits: int) -> tuple[int, ...]:
+    """Widths of the planes of codes of 1 to 16 bits: whole bytes first, then as in PLANES."""
+    return PLANES[bits] if bits <= 8 else (8, *PLANES[bits - 8])
+
+
+def lane_bytes(bits: int) -> int:
+    """Bytes of LANES codes."""
+    return LANES * bits // 8
+
+
+def pack_lanes(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Codes (..., LANES) as (..., lane_bytes): in a plane of w bits, field j of byte k holds lane j · 8·w + k."""
+    pieces, low = [], 0
+    for width in lane_planes(bits):
+        plane = ((codes >> low) & ((1 << width) - 1)).astype(np.uint8)
+        fields = plane.reshape(*codes.shape[:-1], 8 // width, 8 * width)
+        packed = np.zeros((*codes.shape[:-1], 8 * width), np.uint8)
+        for field in range(8 // width):
+            packed |= fields[..., field, :] << np.uint8(field * width)
+        pieces.append(packed)
+        low += width
+    return np.concatenate(pieces, axis=-1)
+
+
+def unpack_lanes(packed: NDArray[np.uint8], bits: int) -> NDArray[Any]:
+    """Inverse of `pack_lanes`: codes (..., LANES), uint8 up to 8 bits, else uint16."""
+    codes = np.zeros((*packed.shape[:-1], LANES), code_dtype(bits))
+    low = start = 0
+    for width in lane_planes(bits):
+        plane = packed[..., start : start + 8 * width]
+        for field in range(8 // width):
+            part = ((plane >> np.uint8(field * width)) & np.uint8((1 << width) - 1)).astype(codes.dtype)
+            codes[..., field * 8 * width : (field + 1) * 8 * width] |= part << low
+        start, low = start + 8 * width, low + width
+    return codes

@@ -40,3 +40,19 @@ def test_planes_make_up_the_width(bits: int) -> None:
     widths = bit.PLANES[bits]
     assert sum(widths) == bits
     assert list(widths) == sorted(widths, reverse=True)
+
+
+@given(st.integers(1, 16), st.integers(0, 2**32 - 1))
+def test_lanes_hold_row_j_times_8w_plus_k_in_field_j_of_byte_k(bits: int, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (3, bit.LANES)).astype(bit.code_dtype(bits))
+    packed = bit.pack_lanes(codes, bits)
+    assert packed.shape == (3, bit.lane_bytes(bits))
+    assert np.array_equal(bit.unpack_lanes(packed, bits), codes)
+    assert sum(bit.lane_planes(bits)) == bits
+    start = low = 0
+    for width in bit.lane_planes(bits):
+        for lane in range(bit.LANES):
+            field, byte = divmod(lane, 8 * width)
+            found = packed[:, start + byte].astype(int) // 2 ** (field * width) % 2**width
+            assert np.array_equal(found, codes[:, lane].astype(int) // 2**low % 2**width)
+        start, low = start + 8 * width, low + width
