@@ -354,7 +354,7 @@ def secure(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], arrays: Ar
         InvalidFileError: `field` is the role.
     """
     held = {
-        name: np.array(whole(array)) if name.rsplit(".", 1)[-1] in _GUARDED or _is_transform(name) else array
+        name: _private(whole(array)) if name.rsplit(".", 1)[-1] in _GUARDED or _is_transform(name) else array
         for name, array in arrays.items()
     }
     sizes = _sizes(scheme, shape, parameters)
@@ -366,6 +366,12 @@ def secure(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], arrays: Ar
         corrections.check_indices(correction, f"corrections.{number}", held, shape[1])
     codings.check_indices(scheme.coding, sizes.coded, held)
     return held
+
+
+def _private(array: NDArray[Any]) -> NDArray[Any]:
+    copy = np.array(array)
+    copy.setflags(write=False)  # `arrays()` hands it out, and it has been checked
+    return copy
 
 
 def _is_transform(name: str) -> bool:

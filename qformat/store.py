@@ -190,7 +190,7 @@ class Tensor:
 
     @property
     def bits(self) -> int | None:
-        """Bits of a code; of all books together, if additive."""
+        """Bits of a code."""
         coding = self.scheme.coding
         return None if isinstance(coding, Dense) else coding.bits
 
@@ -209,6 +209,15 @@ class Tensor:
     def matrix_shape(self) -> tuple[int, int]:
         """(out_features, in_features): the matrix that a product uses."""
         return linear.matrix_shape(self.shape, self.scheme.transposed)
+
+    @property
+    def can_slice_rows(self) -> bool:
+        """Whether rows can be decoded without the others."""
+        return not linear.mixes_rows(self.scheme)
+
+    def sibling(self, name: str) -> Tensor:
+        """Another tensor of the same file."""
+        return self._model[name]
 
     @property
     def parameters(self) -> tuple[int, ...]:
