@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from qformat.errors import ChangedError, InvalidFileError, QFormatError, UnsupportedError
@@ -60,7 +61,7 @@ class RemoteBytes:
     def __init__(self, url: str) -> None:
         self.name = url
         self._filesystem, self._path = filesystem(url)
-        with _Reported(url):
+        with reported(url):
             size = self._filesystem.info(self._path).get("size")
         if not isinstance(size, int):
             raise UnsupportedError("the server does not tell the size of this file", file=url)
@@ -70,7 +71,7 @@ class RemoteBytes:
         """The bytes [start, stop)."""
         if start >= stop:
             return b""
-        with _Reported(self.name):
+        with reported(self.name):
             part: bytes = self._filesystem.cat_file(self._path, start=start, end=stop)
         if len(part) != stop - start:
             raise ChangedError(
@@ -112,17 +113,12 @@ def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
     return RemoteBytes(os.fspath(path)) if is_remote(path) else LocalBytes(path)
 
 
-class _Reported:
+@contextmanager
+def reported(url: str) -> Iterator[None]:
     """Turns whatever a file system's client raises into one typed error; OSErrors stay what they are."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (OSError, QFormatError)):
-            raise QFormatError("cannot be read", file=self.url, found=f"{type(error).__name__}: {error}") from error
+    try:
+        yield
+    except (OSError, QFormatError):
+        raise
+    except Exception as error:  # each kind of address has a client with errors of its own
+        raise QFormatError("cannot be read", file=url, found=f"{type(error).__name__}: {error}") from error

@@ -21,10 +21,10 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
         OSError: the file cannot be opened.
     """
     name = os.fspath(path)
-    if not is_remote(name) and os.path.isdir(name):
-        from qformat.report import safetensors_header
+    if _is_directory(name):
+        from qformat.report import checkpoint
 
-        yield safetensors_header.directory_overview(name)
+        yield checkpoint.overview(name)
         return
     source = _foreign_source(name)
     if source is None:
@@ -37,6 +37,14 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
         yield _foreign(source)
     finally:
         source.close()
+
+
+def _is_directory(name: str) -> bool:
+    if not is_remote(name):
+        return os.path.isdir(name)
+    from qformat.report import checkpoint
+
+    return checkpoint.is_directory(name)
 
 
 def _foreign(source: ByteSource) -> Overview:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read strictly and within bounds; and a Hugging Face directory of such files.
+"""The header of a safetensors file, read strictly and within bounds.
 
 Layout (the README of safetensors, "Format"): u64 little-endian header length, that many bytes of JSON, then the
 tensors' bytes, which the entries must cover without hole, overlap or rest.
@@ -7,13 +7,10 @@ tensors' bytes, which the entries must cover without hole, overlap or rest.
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from qformat.errors import InvalidFileError, LimitError, SourceError
-from qformat.report.byte_source import ByteSource, LocalBytes
+from qformat.errors import InvalidFileError, LimitError
+from qformat.report.byte_source import ByteSource
 from qformat.report.overview import Overview, Row, Stored
 
 MAX_HEADER = 100_000_000  # the format's own limit
@@ -155,84 +152,3 @@ def overview(source: ByteSource) -> Overview:
     """The overview of one safetensors file."""
     rows, metadata = read_header(source)
     return Overview(source.name, "safetensors", None, source.size, rows, metadata)
-
-
-# -- a directory as Hugging Face lays it out ---------------------------------------------------------------------------
-
-_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
-_INDEX = "model.safetensors.index.json"
-
-
-def directory_overview(path: str | os.PathLike[str]) -> Overview:
-    """The overview of all safetensors files in a directory, with what its config.json says of the model."""
-    folder = os.fspath(path)
-    names = _shards(folder)
-    rows: list[Row] = []
-    metadata: dict[str, Any] = _config_facts(folder)
-    total, seen = 0, set[str]()
-    for name in names:
-        source = LocalBytes(os.path.join(folder, name))
-        try:
-            own, _ = read_header(source)
-        finally:
-            source.close()
-        for row in own:
-            if row.name in seen:
-                raise SourceError("a tensor stands in two files", file=source.name, tensor=row.name)
-            seen.add(row.name)
-        rows += own
-        total += source.size
-    return Overview(folder, "safetensors", None, total, rows, metadata, files=names if len(names) > 1 else ())
-
-
-def _shards(folder: str) -> list[str]:
-    """The names of the safetensors files of a checkpoint: those of its index, or all there are."""
-    index = os.path.join(folder, _INDEX)
-    if os.path.exists(index):
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise SourceError("weight_map is not an object of file names", file=index, field="weight_map")
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if not _SHARD.fullmatch(name):
-                raise SourceError("not the name of a file beside the index", file=index, field="weight_map", found=name)
-        missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
-        if missing:
-            raise SourceError("files of the checkpoint are missing", file=folder, found=", ".join(missing[:20]))
-        return names
-    names = sorted(name for name in os.listdir(folder) if _SHARD.fullmatch(name))
-    if not names:
-        raise SourceError("no .safetensors file in this directory", file=folder)
-    return names
-
-
-def _config_facts(folder: str) -> dict[str, Any]:
-    """A few facts of config.json under the keys that model files use."""
-    facts: dict[str, Any] = {"general.name": os.path.basename(os.path.abspath(folder))}
-    path = os.path.join(folder, "config.json")
-    if not os.path.exists(path):
-        return facts
-    config = read_json(path)
-    architectures, quantization = config.get("architectures"), config.get("quantization_config")
-    if isinstance(config.get("model_type"), str):
-        facts["general.architecture"] = config["model_type"]
-    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        facts["config.architectures"] = architectures[0]
-    if isinstance(quantization, Mapping) and isinstance(quantization.get("quant_method"), str):
-        facts["config.quantization"] = quantization["quant_method"]
-    return facts
-
-
-def read_json(path: str, limit: int = 64 << 20) -> dict[str, Any]:
-    """A JSON object from a file of at most `limit` bytes."""
-    import msgspec
-
-    source = LocalBytes(path)
-    try:
-        if source.size > limit:
-            raise LimitError("too long", file=path, expected=f"≤ {limit} bytes", found=source.size)
-        return msgspec.json.decode(source.read(0, source.size), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"not a JSON object: {error}", file=path) from None
-    finally:
-        source.close()

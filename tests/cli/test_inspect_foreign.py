@@ -113,6 +113,10 @@ def test_addresses(tmp_path: Path) -> None:
         here = json.loads(call("inspect", "--json", tmp_path / "x.safetensors").out)
         there = json.loads(call("inspect", "--json", "memory://look/x.safetensors").out)
         assert here == there
+        memory.pipe("/look/config.json", b'{"model_type": "llama"}')
+        folder = json.loads(call("inspect", "--json", "memory://look").out)
+        assert folder["tensors"] == here["tensors"]
+        assert folder["metadata"] == {"general.name": "look", "general.architecture": "llama"}
         result = call("inspect", "memory://look/no\x1b.safetensors")
         assert result.code == 1
         assert result.err.startswith("error: ")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qformat.errors import InvalidFileError, LimitError, QFormatError, SourceError, UnsupportedError
-from qformat.report import gguf_header, safetensors_header
+from qformat.report import checkpoint, gguf_header, safetensors_header
 from qformat.report.overview import Overview
 
 
@@ -235,7 +235,7 @@ def test_a_sharded_directory(tmp_path: Path) -> None:
         "quantization_config": {"quant_method": "gptq"},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    view = safetensors_header.directory_overview(tmp_path)
+    view = checkpoint.overview(str(tmp_path))
     assert [row.name for row in view.rows] == ["t1", "t2"]
     assert view.metadata["general.architecture"] == "llama"
     assert view.metadata["config.quantization"] == "gptq"
@@ -244,15 +244,15 @@ def test_a_sharded_directory(tmp_path: Path) -> None:
     for bad in ("../x.safetensors", "/etc/passwd", "x.bin", "a\\b.safetensors", "sub/x.safetensors"):
         index_file.write_text(json.dumps({"weight_map": {"t": bad}}))
         with pytest.raises(SourceError, match="not the name of a file"):
-            safetensors_header.directory_overview(tmp_path)
+            checkpoint.overview(str(tmp_path))
     index_file.write_text(json.dumps({"weight_map": {"t": "model-00003-of-00003.safetensors"}}))
     with pytest.raises(SourceError, match="missing"):
-        safetensors_header.directory_overview(tmp_path)
+        checkpoint.overview(str(tmp_path))
     index_file.write_text("[]")
     with pytest.raises(SourceError, match="not a JSON object"):
-        safetensors_header.directory_overview(tmp_path)
+        checkpoint.overview(str(tmp_path))
 
 
 def test_a_directory_without_weights(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no \.safetensors"):
-        safetensors_header.directory_overview(tmp_path)
+        checkpoint.overview(str(tmp_path))
