@@ -224,6 +224,9 @@ class Tensor:
         """The numbers of the record that depend on the data."""
         return tuple(self._stored.parameters)
 
+    def __reduce__(self) -> tuple[type[Tensor], tuple[Model, str]]:
+        return Tensor, (self._model, self.name)
+
     def __repr__(self) -> str:
         return f"<qformat.Tensor {self.name!r} {self.shape} {self.dtype}, {self.nbytes} bytes>"
 

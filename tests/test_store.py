@@ -75,6 +75,7 @@ def test_a_model_is_a_mapping_in_file_order(sample: Path) -> None:
         assert "x.qf" in repr(model)
         again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again["a.norm"].decode(), model["a.norm"].decode())
+        assert np.array_equal(pickle.loads(pickle.dumps(model["z.weight"])).decode(), model["z.weight"].decode())
         again.close()
     with pytest.raises(ValueError, match="closed"):
         model["z.weight"].decode()
