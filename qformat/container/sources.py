@@ -7,13 +7,14 @@ import mmap
 import os
 import stat
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qformat.container import _native
-from qformat.errors import ChangedError, InvalidFileError, QFormatError, UnsupportedError
+from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
+from qformat.remote import filesystem, is_remote, reported
 
 Bytes = NDArray[np.uint8]
 
@@ -109,16 +110,12 @@ class RemoteFile:
 
     def __init__(self, url: str) -> None:
         self.path = url
-        try:
-            import fsspec
-
-            self._filesystem, self._name = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            missing = getattr(error, "name", None) or str(error)
-            raise UnsupportedError(f"reading this address needs the package {missing}", file=url) from error
-        except ValueError as error:
-            raise UnsupportedError(f"no reader for this address: {error}", file=url) from error
-        self.size = int(self._call(lambda: self._filesystem.info(self._name))["size"] or 0)
+        self._filesystem, self._name = filesystem(url)
+        with reported(url):
+            size = self._filesystem.info(self._name).get("size")
+        if not isinstance(size, int):
+            raise UnsupportedError("the server does not tell the size of this file", file=url)
+        self.size = size
         # The tail comes in one request with what a reader wants first: the trailer and, if it is small, the index.
         start = max(self.size - self.TAIL, 0)
         self._tail_start, self._tail = (
@@ -126,16 +123,9 @@ class RemoteFile:
             self._range(start, self.size - start) if self.size else np.zeros(0, np.uint8),
         )
 
-    def _call(self, action: Any) -> Any:
-        try:
-            return action()
-        except (OSError, QFormatError):
-            raise
-        except Exception as error:  # every fsspec backend has errors of its own
-            raise InvalidFileError(f"cannot be read: {error}", file=self.path) from error
-
     def _range(self, offset: int, length: int) -> Bytes:
-        raw = self._call(lambda: self._filesystem.cat_file(self._name, start=offset, end=offset + length))
+        with reported(self.path):
+            raw = self._filesystem.cat_file(self._name, start=offset, end=offset + length)
         if len(raw) != length:
             raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + len(raw))
         return np.frombuffer(raw, np.uint8)
@@ -164,8 +154,7 @@ def open_source(path: str | os.PathLike[str]) -> ByteSource:
         UnsupportedError: the address needs a package that is not installed.
     """
     text = os.fspath(path)
-    scheme, separator, _ = text.partition("://")
-    if separator and scheme.isalnum():
+    if is_remote(text):
         return RemoteFile(text)
     if "\0" in text:
         raise FileNotFoundError(errno.ENOENT, "a path holds no NUL", text)

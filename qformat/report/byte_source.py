@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
-from qformat.errors import ChangedError, InvalidFileError, QFormatError, UnsupportedError
-
-_PACKAGES = {"http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub", "s3": "s3fs", "gs": "gcsfs"}
+from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
+from qformat.remote import filesystem, is_remote, reported
 
 
 class ByteSource(Protocol):
@@ -87,38 +84,6 @@ class RemoteBytes:
         """Nothing is held open between requests."""
 
 
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is an address (`https://…`) rather than a file."""
-    scheme, mark, _ = os.fspath(path).partition("://")
-    return bool(mark) and scheme.isalnum() and len(scheme) > 1
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system for `url`, and the path in it."""
-    scheme = url.partition("://")[0]
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise UnsupportedError("reading from an address needs the package fsspec", file=url) from None
-    try:
-        found, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        needs = f"needs the package {_PACKAGES[scheme]}" if scheme in _PACKAGES else f"cannot be read: {error}"
-        raise UnsupportedError(f"an address of {scheme}:// {needs}", file=url) from None
-    return found, path
-
-
 def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
     """The source for a file name or address."""
-    return RemoteBytes(os.fspath(path)) if is_remote(path) else LocalBytes(path)
-
-
-@contextmanager
-def reported(url: str) -> Iterator[None]:
-    """Turns whatever a file system's client raises into one typed error; OSErrors stay what they are."""
-    try:
-        yield
-    except (OSError, QFormatError):
-        raise
-    except Exception as error:  # each kind of address has a client with errors of its own
-        raise QFormatError("cannot be read", file=url, found=f"{type(error).__name__}: {error}") from error
+    return RemoteBytes(os.fspath(path)) if is_remote(os.fspath(path)) else LocalBytes(path)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qformat.errors import LimitError, SourceError
-from qformat.report.byte_source import ByteSource, filesystem, is_remote, open_bytes, reported
+from qformat.remote import filesystem, is_remote, reported
+from qformat.report.byte_source import ByteSource, open_bytes
 from qformat.report.overview import Overview, Row
 from qformat.report.safetensors_header import read_header
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qformat.report.byte_source import ByteSource, LocalBytes, RemoteBytes, is_remote
+from qformat.remote import is_remote
+from qformat.report.byte_source import ByteSource, LocalBytes, RemoteBytes
 from qformat.report.overview import Overview
 
 GGUF = b"GGUF"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.report.byte_source import LocalBytes, is_remote
+from qformat.remote import is_remote
+from qformat.report.byte_source import LocalBytes
 from qformat.report.compare import Side
 from qformat.report.overview import Row, Stored
 from qformat.report.safetensors_header import looks_like_safetensors

@@ -1,0 +1,42 @@
+"""Addresses: what is one, and errors that name it."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from qformat.errors import IntegrityError, QFormatError, UnsupportedError
+from qformat.remote import filesystem, is_remote, reported
+
+
+@pytest.mark.parametrize("path", ["https://x/y.qf", "hf://a/b/c.qf", "s3://bucket/key"])
+def test_addresses(path: str) -> None:
+    assert is_remote(path)
+
+
+@pytest.mark.parametrize("path", ["x.qf", "/a/b", "://x", "c://x", "a b://x", "", "a/b://c"])
+def test_names_of_files(path: str) -> None:
+    assert not is_remote(path)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (FileNotFoundError("gone"), FileNotFoundError),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), ConnectionRefusedError),
+        (TimeoutError(), OSError),
+        (ZeroDivisionError("odd"), QFormatError),
+        (IntegrityError("bad"), IntegrityError),
+    ],
+)
+def test_errors_name_the_address(raised: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, reported("https://x/y"):
+        raise raised
+    if not isinstance(raised, QFormatError):
+        assert "https://x/y" in str(caught.value)
+
+
+def test_a_kind_that_nothing_reads() -> None:
+    with pytest.raises(UnsupportedError, match="no reader"):
+        filesystem("nosuch://x/y")
