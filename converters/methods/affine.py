@@ -9,7 +9,8 @@ import numpy as np
 
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import lanes, native
-from qformat.converters.methods.base import Array, Option, Options, Shape, State, require_finite
+from qformat.converters.methods.base import Array, Option, Options, Shape, State, largest_loop
+from qformat.errors import SourceError
 from qformat.linear import Scheme
 
 # A scale below 2^-21 has fewer than three bits in float16; it matters if its group is not negligible in the tensor.
@@ -79,6 +80,7 @@ def extremes_loop(weight: Array, group: int, limit: float) -> tuple[float, float
     if weight.size == 0:
         return 0.0, 0.0
     largest = np.abs(lanes.cut(weight, group).x).max(axis=(2, 3))
+    largest = np.where(np.isfinite(largest), largest, np.float32(np.inf))
     return float(largest.max()), float(largest[largest < np.float32(limit)].max(initial=0))
 
 
@@ -102,6 +104,13 @@ def affine_scheme(method: str, options: Options, shape: Shape, *, signed: bool, 
 
 
 def narrow(name: str, numbers: Array, dtype: str) -> Array:
-    """Float32 numbers that fit `dtype` exactly, as that type; SourceError if one overflowed."""
-    require_finite(name, numbers)
-    return numbers.astype(dtype)
+    """Float32 numbers (rows, groups) that fit `dtype` exactly, as that type; SourceError if one overflowed."""
+    if native.loop("largest", largest_loop)(np.ascontiguousarray(numbers)) == np.inf:
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
+        raise SourceError(f"a {name} overflows {dtype}", field=f"group [{row}, {column}]", found=numbers[row, column])
+    return np.asarray(native.loop("halves", halves_loop)(numbers)) if dtype == "float16" else numbers
+
+
+def halves_loop(numbers: Array) -> Array:
+    """Twin of the native loop: numbers that float16 holds exactly, as float16."""
+    return numbers.astype(np.float16)

@@ -94,6 +94,7 @@ class Method:
     combine(states): the state of the tensor from those of its slabs, in order.
     settle(options, state): options after the whole tensor was seen (a definite scale type).
     count(options, shape, state): the scheme's recorded parameters.
+    screens: `look` copes with weights that are not finite, and then says so by an infinite `largest` in its state.
     two_pass(options): whether slabs must be surveyed before any is coded (`quantize` surveys a single slab itself).
     """
 
@@ -107,6 +108,7 @@ class Method:
     settle: Callable[[Options, State], Options] = lambda options, state: options
     count: Callable[[Options, Shape, State], tuple[int, ...]] = lambda options, shape, state: ()
     two_pass: Callable[[Options], bool] = lambda options: options["scale_dtype"] == "auto"
+    screens: bool = False
 
     def resolve(self, given: Options) -> dict[str, Any]:
         """Defaults filled in, every value checked; RecipeError for an unknown option or a value that makes no sense."""
@@ -122,8 +124,17 @@ class Method:
 
     def survey(self, weight: Array, options: Options, first_row: int, shape: Shape) -> State:
         """The state of the slab that begins at `first_row` of a tensor of `shape`."""
+        return self._look_clean(weight, options, first_row, shape)[1]
+
+    def _look_clean(self, weight: Array, options: Options, first_row: int, shape: Shape) -> tuple[Array, State]:
+        """The clean slab and its state; one pass over the weights where `look` sees what `clean` looks for."""
+        if self.screens and weight.ndim == 2:
+            weight = np.ascontiguousarray(weight, dtype=np.float32)
+            state = self.look(weight, options, first_row, shape)
+            if state and state["largest"] <= lanes.LARGEST_WEIGHT:
+                return weight, state
         weight = clean(weight, options["nonfinite"], first_row)
-        return self.look(weight, options, first_row, shape)
+        return weight, self.look(weight, options, first_row, shape)
 
     def quantize(self, weight: Array, options: Options, state: State | None = None, first_row: int = 0) -> Coded:
         """Code one slab; without a state the slab is the whole tensor.
@@ -131,12 +142,14 @@ class Method:
         Raises:
             SourceError: a weight is NaN or infinite (or beyond 2^100), or a scale does not fit the type asked for.
         """
-        weight = clean(weight, options["nonfinite"], first_row)
-        if weight.size == 0:
+        if weight.size == 0 and weight.ndim == 2:
             settled = self.settle(options, state) if state else options
             return nothing(self.scheme(settled, weight.shape, ""), weight.shape)
         if state is None:
-            state = self.combine([self.look(weight, options, first_row, weight.shape)])
+            weight, seen = self._look_clean(weight, options, first_row, weight.shape)
+            state = self.combine([seen])
+        else:
+            weight = clean(weight, options["nonfinite"], first_row)
         return self.code(weight, self.settle(options, state), state)
 
 
@@ -174,14 +187,6 @@ def nothing(scheme: Scheme, shape: Shape) -> Coded:
         for name, role in linear.roles(scheme, shape, parameters).items()
     }
     return Coded(scheme, parameters, arrays, np.zeros((shape[0], 3)))
-
-
-def require_finite(name: str, *arrays: Array) -> None:
-    """SourceError when a stored scale, zero or offset overflowed its type."""
-    for array in arrays:
-        if not np.isfinite(array).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            raise SourceError(f"a {name} overflows {array.dtype}", field=f"group [{row}, {column}]")
 
 
 def join(parts: Sequence[Coded]) -> Coded:

@@ -27,6 +27,11 @@ class Bindings:
         self.native.widen(raw, half, out, threads)
         return out
 
+    def halves(self, numbers: Array, threads: int) -> Array:
+        out = np.empty(numbers.shape, np.uint16)
+        self.native.halves(np.ascontiguousarray(numbers), out, threads)
+        return out.view(np.float16)
+
     def extremes(self, weight: Array, group: int, limit: float, threads: int) -> tuple[float, float]:
         largest, small = self.native.extremes(weight, group, limit, threads)
         return float(largest), float(small)

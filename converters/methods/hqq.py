@@ -147,4 +147,5 @@ METHOD = Method(
     look=affine.look,
     combine=affine.combine,
     settle=affine.settle,
+    screens=True,
 )

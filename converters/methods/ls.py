@@ -183,4 +183,5 @@ METHOD = Method(
     look=affine.look,
     combine=affine.combine,
     settle=affine.settle,
+    screens=True,
 )

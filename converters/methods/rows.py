@@ -97,6 +97,7 @@ EETQ = Method(
     look=affine.look,
     combine=affine.combine,
     settle=affine.settle,
+    screens=True,
 )
 
 INT8 = Method(

@@ -70,4 +70,5 @@ METHOD = Method(
     look=affine.look,
     combine=affine.combine,
     settle=affine.settle,
+    screens=True,
 )

@@ -59,14 +59,14 @@ def code(weight: Array, options: Options, state: State) -> Coded:
     body = linear.decode(ls.scheme(options, shape, ""), shape, inner.arrays)
     rows, columns = np.nonzero(outlying)
     with np.errstate(over="ignore"):
-        values = (weight[rows, columns] - body[rows, columns]).astype(options["scale_dtype"])
+        values = (weight[rows, columns] - body[rows, columns]).astype(options["scale_dtype"]).astype(np.float32)
     arrays = {
         **inner.arrays,
         "corrections.0.row_pointers": np.concatenate([[0], np.cumsum(outlying.sum(axis=1))]).astype(np.uint32),
         "corrections.0.columns": columns.astype(np.uint32),
         "corrections.0.values": affine.narrow("value of the tail", values[None], options["scale_dtype"])[0],
     }
-    body[rows, columns] += values.astype(np.float32)
+    body[rows, columns] += values
     errors = native.loop("measure", measure_matrix)(weight, body)
     return Coded(plan, (len(rows),), arrays, errors)
 

@@ -45,6 +45,6 @@ static void rows(const GroupJob& job, size_t first, size_t last, float* scratch)
 extern const Loops loops;
 const Loops loops = {QFORMAT_NAME(QFORMAT_ISA), rows<RtnSymmetric>, rows<RtnAsymmetric>, rows<LeastSquares>,
                      rows<HalfQuadratic>, lookup, scaled_rows, largest_of, extremes, measure_lookup,
-                     measure, widen_halves, pack_panels, pack_stream};
+                     measure, widen_halves, narrow_halves, pack_panels, pack_stream};
 
 }  // namespace QFORMAT_ISA

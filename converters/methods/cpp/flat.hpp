@@ -189,6 +189,22 @@ static void widen_halves(const uint16_t* from, size_t size, bool half, float* to
     }
 }
 
+// Numbers that float16 holds exactly, as float16.
+static void narrow_halves(const float* from, size_t size, uint16_t* to) {
+    for (size_t at = 0; at < size; ++at) {
+        uint32_t bits;
+        memcpy(&bits, from + at, 4);
+        const uint32_t sign = bits >> 16 & 0x8000u, magnitude_bits = bits & 0x7fffffffu;
+        float value;
+        memcpy(&value, &magnitude_bits, 4);
+        const float moved = value + 0.5f;  // a subnormal's steps are those of a float32 in [1/2, 1)
+        uint32_t small;
+        memcpy(&small, &moved, 4);
+        const uint32_t normal = magnitude_bits >= 0x7f800000u ? 0x7c00u : (magnitude_bits >> 13) - (112u << 10);
+        to[at] = (uint16_t)(sign | (magnitude_bits < 0x38800000u ? small - 0x3f000000u : normal));
+    }
+}
+
 // both[0]: the largest magnitude; both[1]: the largest of a group that stays below the limit.
 static void extremes(const float* weight, size_t columns, size_t group, float limit, size_t first, size_t last,
                      float* both) {

@@ -70,6 +70,7 @@ struct Loops {
     void (*measure)(const float* weight, const float* decoded, size_t columns, size_t first, size_t last,
                     double* errors);
     void (*widen)(const uint16_t* from, size_t size, bool half, float* to);
+    void (*halves)(const float* from, size_t size, uint16_t* to);
     void (*pack_panels)(const PanelJob&, size_t first, size_t last);  // panels
     void (*pack_stream)(const uint8_t* codes, size_t count, int bits, uint8_t flip, uint8_t* out);
 };

@@ -193,6 +193,14 @@ void widen(Array<const uint16_t> from, bool half, Array<float> to, int threads) 
     });
 }
 
+void halves(Array<const float> from, Array<uint16_t> to, int threads) {
+    expect(to.size() == from.size(), "the result");
+    nb::gil_scoped_release free;
+    split(from.size(), 4096, threads, [&](size_t first, size_t last, size_t) {
+        active->halves(from.data() + first, last - first, to.data() + first);
+    });
+}
+
 float largest(Array<const float> weight, int threads) {
     std::vector<float> found(std::max(threads, 1), 0.0f);
     nb::gil_scoped_release free;
@@ -276,6 +284,7 @@ NB_MODULE(_native, m) {
     m.def("scaled_rows", &scaled_rows);
     m.def("measure", &measure);
     m.def("widen", &widen);
+    m.def("halves", &halves);
     m.def("largest", &largest);
     m.def("extremes", &extremes);
     m.def("pack_panels", &pack_panels);
