@@ -20,6 +20,8 @@ SPEC = Path(__file__).parents[2] / "spec"
 VALID = sorted((SPEC / "vectors" / "valid").glob("*.qf"))
 INVALID = sorted((SPEC / "vectors" / "invalid").glob("*.qf"))
 
+COMPRESSED = {"container-features", "additive-panels"}
+
 
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, SPEC / f"{name}.py")
@@ -117,10 +119,15 @@ def test_vectors_are_never_written_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_vectors_are_what_their_script_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The packer has not changed: the same script still makes the same files."""
+    """Packer and writer have not changed: the same script still makes the same files."""
     monkeypatch.syspath_prepend(str(SPEC))
     maker = _load("make_vectors")
     maker.FOLDER = tmp_path
     maker.main()
     for file in (*VALID, *INVALID):
-        assert (tmp_path / file.parent.name / file.name).read_bytes() == file.read_bytes(), file.name
+        made = tmp_path / file.parent.name / file.name
+        if file.stem in COMPRESSED:  # another version of zstd may find shorter frames
+            with qformat.open(made) as new, qformat.open(file) as old:
+                assert all(np.array_equal(new[name].decode(), old[name].decode()) for name in old)
+        else:
+            assert made.read_bytes() == file.read_bytes(), file.name
