@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import store
-from qformat.errors import QFormatError
+from qformat import linear, store
+from qformat.errors import QFormatError, UnsupportedError
 from qformat.report import histogram, numbers
 from qformat.report.layout import Column, Line, Table, clip
 from qformat.report.summary import fact, indented
 from qformat.text import safe_text
 
+LARGEST = 1 << 28  # weights up to which all roles are looked at
 SAMPLE = 1 << 22  # weights decoded for the histograms: rows evenly spread when a tensor has more
 
 
@@ -31,8 +34,10 @@ def tensor(path: str | os.PathLike[str], name: str, width: int | None) -> Iterat
             if value:
                 yield from fact(key, value, width)
         yield []
-        yield from _roles(shown, width)
-        yield from _histograms(shown, width)
+        # beyond some size the roles are only named: unpacked they would take as many bytes as the tensor has weights
+        arrays = shown.arrays() if math.prod(shown.shape) <= LARGEST else {}
+        yield from _roles(shown, arrays, width)
+        yield from _histograms(shown, arrays.get("codes"), width)
 
 
 def _facts(shown: store.Tensor) -> Iterator[tuple[str, str]]:
@@ -70,18 +75,31 @@ def _coding(shown: store.Tensor) -> Iterator[str]:
             yield f"{kind} {type(step).__name__.lower()}"
 
 
-def _roles(shown: store.Tensor, width: int | None) -> Iterator[Line]:
-    table = Table([Column("role", elastic=True, least=8), Column("shape", keep=2), Column("dtype", keep=1),
-                   Column("values", keep=3)])  # fmt: skip
-    for role, array in shown.arrays().items():
-        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-        span = f"{finite.min():.4g} … {finite.max():.4g}" if finite.size and array.dtype.kind in "fiu" else ""
-        table.add(safe_text(role), numbers.shape(array.shape), array.dtype.name, span)
+def _roles(shown: store.Tensor, arrays: Mapping[str, NDArray[Any]], width: int | None) -> Iterator[Line]:
+    table = Table(
+        [
+            Column("role", elastic=True, least=8),
+            Column("shape", keep=2),
+            Column("dtype", keep=1),
+            Column("values", keep=3),
+        ]
+    )
+    for name, role in linear.roles(shown.scheme, shown.matrix_shape, shown.parameters).items():
+        span = _span(arrays[name]) if name in arrays else ""
+        table.add(safe_text(name), numbers.shape(role.shape), role.dtype, span)
     yield from indented(table.lines(None if width is None else max(width - 2, 1)))
 
 
-def _histograms(shown: store.Tensor, width: int | None) -> Iterator[Line]:
-    codes = shown.arrays().get("codes")
+def _span(array: NDArray[Any]) -> str:
+    """Least and largest of the finite values."""
+    values = array.astype(np.float32) if array.dtype.kind == "V" else array  # bfloat16 and fp8
+    if values.dtype.kind not in "fiu":
+        return ""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return f"{finite.min():.4g} … {finite.max():.4g}" if finite.size else ""
+
+
+def _histograms(shown: store.Tensor, codes: NDArray[Any] | None, width: int | None) -> Iterator[Line]:
     if codes is not None and codes.size and shown.bits is not None and shown.bits <= 8:
         yield []
         yield from histogram.codes(codes, shown.bits, codes.dtype.kind == "i", width)
@@ -99,9 +117,12 @@ def _histograms(shown: store.Tensor, width: int | None) -> Iterator[Line]:
 
 def _sample(shown: store.Tensor) -> tuple[NDArray[np.float32], str]:
     """Decoded values, all or of evenly spread rows, and a note that says which."""
-    total = int(np.prod(shown.shape, dtype=np.int64))
+    total = math.prod(shown.shape)
     if total <= SAMPLE or len(shown.shape) < 2:
         return shown.decode(), ""
     length = shown.shape[0]
     rows = np.unique(np.linspace(0, length - 1, max(SAMPLE // (total // length), 1)).astype(np.int64))
-    return shown.decode(rows=rows), f" ({numbers.exact(len(rows))} of {numbers.exact(length)} rows)"
+    try:
+        return shown.decode(rows=rows), f" ({numbers.exact(len(rows))} of {numbers.exact(length)} rows)"
+    except UnsupportedError:  # transforms that mix rows leave no way to decode a few
+        return shown.decode(), ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_one_tensor_with_its_histograms(model: Path, name: str) -> None:
         assert "scales" in result.out
 
 
+def test_of_a_large_tensor_rows_are_sampled(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qformat.report import details
+
+    monkeypatch.setattr(details, "SAMPLE", 100)
+    monkeypatch.setattr(details, "LARGEST", 100)
+    result = call("inspect", "--tensor", "model.layers.1.up.weight", model)
+    assert result.code == 0
+    assert "(6 of 24 rows)" in result.out
+    assert re.search(r"scales +24 × 2 +float16\n", result.out)
+
+
 def test_an_unknown_tensor(model: Path) -> None:
     result = call("inspect", "--tensor", "model.layers.1.up.weigth\x1b", model)
     assert result.code == 1
@@ -139,8 +151,6 @@ def test_output_fits(hostile: Path, arguments: list[str], columns: int, monkeypa
 
 
 def test_a_terminal_gets_colour_and_its_width(hostile: Path) -> None:
-    import re
-
     for columns in (40, 90):
         plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal(["inspect", hostile], columns))
         assert not controls(plain)
