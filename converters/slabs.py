@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qformat import linear
-from qformat.converters.methods import METHODS, set_threads
+from qformat.converters.methods import METHODS, set_threads, to_float32
 from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
 from qformat.errors import QFormatError, SourceError
@@ -71,7 +71,7 @@ def run(job: Job) -> Result:
     found = count_nonfinite(raw, item.tensor.dtype)
     if any(found) and job.options["nonfinite"] == "refuse":
         return Result({}, nonfinite=found, problem="NaN or infinity in the weights")
-    weight = to_float32(raw, item.tensor.dtype)
+    weight = to_float32(raw)
     state = None
     try:
         if job.survey or job.look:
@@ -93,18 +93,6 @@ def run(job: Job) -> Result:
     return Result(places, scheme, coded.parameters, coded.errors, state, nonfinite=found)
 
 
-def to_float32(raw: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
-    """The slab as float32; bfloat16 is the upper half of a float32, which is quicker than a general cast."""
-    if dtype == "bfloat16":
-        out = np.empty(raw.shape, np.uint32)
-        np.left_shift(raw.view(np.uint16), np.uint32(16), out=out, dtype=np.uint32, casting="unsafe")
-        return out.view(np.float32)
-    if dtype == "float64":
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is reported
-            return raw.astype(np.float32)
-    return raw.astype(np.float32, copy=False)
-
-
 def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
     """(NaN, infinities) in an array of a float type; quick when there are none."""
     if dtype not in _SPECIAL or raw.size == 0:
@@ -117,7 +105,7 @@ def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
     return int(np.count_nonzero(bits > special)), int(np.count_nonzero(bits == special))
 
 
-# -- one tensor after another -------------------------------------------------------------------------------------------
+# -- one tensor after another -----------------------------------------------------------------------------------------
 
 
 def jobs(item: Item, options: dict[str, Any], state: dict[str, Any] | None = None, **flags: bool) -> list[Job]:
