@@ -8,12 +8,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qformat.errors import OutputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qformat.container.writer import Writer
 
 _AT_FDCWD, _AT_SYMLINK_FOLLOW = -100, 0x400
@@ -66,6 +67,7 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
         OutputError: the target cannot be written; `finish` was not called.
     """
     import secrets
+    from pathlib import Path
 
     from qformat.container.writer import Writer
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import blake3
@@ -476,6 +475,8 @@ class Attachments(Mapping[str, bytes]):
 
 def check_shard_name(name: Any, file: str) -> str:
     """InvalidFileError unless `name` is a bare file name on every system, ending like a shard does."""
+    from pathlib import PurePosixPath, PureWindowsPath  # a set of shards is rare, and pathlib takes 4 ms
+
     plain = (
         isinstance(name, str)
         and name.isascii()
