@@ -187,30 +187,41 @@ def unpack_beside(panels: Panels, name: str, stored: NDArray[np.uint8]) -> NDArr
 
 
 class Inlaid:
-    """A role that lies in the panels: rows on demand, reading only the panels that hold them."""
+    """A role that lies in the panels: rows and groups on demand, reading only the panels that hold them."""
 
     def __init__(self, buffer: Buffer, place: Place, panels: Panels, name: str) -> None:
         self.buffer, self.place, self.panels, self.name = buffer, place, panels, name
-
-    def rows(self, top: int, bottom: int) -> NDArray[Any]:
-        """Rows [top, bottom) of the role."""
-        panels, role = self.panels, self.panels.beside.get(self.name, self.panels.code)
-        first, last = top // ROWS, -(-bottom // ROWS)
-        if first >= last or panels.panel_bytes == 0:
-            return np.zeros((bottom - top, role.shape[1]), role.dtype)
-        size = panels.panel_bytes
-        stored = self.buffer[self.place.offset + first * size : self.place.offset + last * size].reshape(-1, size)
-        if self.name == panels.codes:
-            array = unpack_codes(panels, stored)
-        else:
-            array = unpack_beside(panels, self.name, stored)
-        return unbias(array[top - first * ROWS : bottom - first * ROWS], role)
+        self.role = panels.beside.get(name, panels.code)
 
     def window(self, window: Window) -> NDArray[Any]:
-        return self.rows(window.top, window.bottom)[:, window.left : window.right]
+        """A rectangle of the role: of the panels that hold it, only its groups are unpacked."""
+        top, bottom, left, right = window
+        size, first, last = self.panels.panel_bytes, top // ROWS, -(-bottom // ROWS)
+        if first >= last or left >= right or size == 0:
+            return np.zeros(window.shape, numpy_dtype(self.role.dtype))
+        wide = self.panels.group if self.name == self.panels.codes else 1
+        begin, end = left // wide, -(-right // wide)
+        part, span = _some_groups(self.panels, begin, end)
+        stored = self.buffer[self.place.offset + first * size : self.place.offset + last * size]
+        stored = stored.reshape(-1, size)[:, span]
+        if self.name == part.codes:
+            array = unpack_codes(part, stored)
+        else:
+            array = unpack_beside(part, self.name, stored)
+        rows = slice(top - first * ROWS, bottom - first * ROWS)
+        return unbias(array[rows, left - begin * wide : right - begin * wide], self.role)
 
     def whole(self) -> NDArray[Any]:
-        return self.rows(0, self.panels.shape[0])
+        return self.window(Window(0, self.panels.shape[0], 0, self.role.shape[1]))
+
+
+def _some_groups(panels: Panels, begin: int, end: int) -> tuple[Panels, slice]:
+    """Groups [begin, end) as panels of their own, and their bytes in each panel."""
+    full, short = divmod(panels.shape[1], panels.group)
+    inputs = min(end * panels.group, panels.shape[1]) - begin * panels.group
+    before, after = (min(groups, full) * panels.group_bytes(panels.group) for groups in (begin, end))
+    after += panels.group_bytes(short) if end > full else 0
+    return panels._replace(shape=(panels.shape[0], inputs)), slice(before, after)
 
 
 def check(panels: Panels, place: Place, buffer: Buffer, most: int = 1 << 24) -> None:
