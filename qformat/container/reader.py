@@ -362,12 +362,15 @@ class Container(Mapping[str, Record]):
     @property
     def content_digest(self) -> str:
         """BLAKE3 in hex over names, shapes, schemes and tensor bytes: the same after any edit of metadata."""
-        total = blake3.blake3()
-        for name in sorted(self.names(), key=str.encode):
-            r = self.record(name)
-            line = [r.name, r.dtype, list(r.shape), list(r.parameters), self.schemes[r.scheme], r.digest.hex()]
-            total.update(strictjson.dumps(line) + b"\n")
-        return str(total.hexdigest())
+        lines: list[tuple[str, bytes]] = []
+        schemes = [strictjson.dumps(scheme).decode() for scheme in self.schemes]
+        for records, names, base in self.columns():
+            columns = [records[field].tolist() for field in ("dtype", "rank", "shape", "parameters", "scheme", "digest")]
+            for name, dtype, rank, shape, parameters, scheme, digest in zip(names, *columns, strict=True):
+                before = strictjson.dumps([name, dtypes.NAME_OF_ID[dtype], shape[:rank], parameters])[:-1].decode()
+                lines.append((name, f'{before},{schemes[scheme + base]},"{digest.hex()}"]\n'.encode()))
+        lines.sort()  # names are ASCII, so their order is that of their bytes
+        return blake3.blake3(b"".join(line for _, line in lines)).hexdigest()
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
