@@ -36,16 +36,16 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, scored from, stop) so that every token but the first is scored once, with up to `window` − 1 before it.
+    """(start, scored, stop): the model sees tokens start … stop − 2, at most `window`, and tokens scored … stop − 1 are scored.
 
-    A stride below the window gives every token at least window − stride tokens of context.
+    Every token but the first is scored once; with a stride below the window, after at least window − stride others.
     """
-    if not 0 < stride <= window or window < 2:
-        raise ValueError(f"window {window} and stride {stride}, expected 0 < stride ≤ window and window ≥ 2")
+    if not 0 < stride <= window:
+        raise ValueError(f"window {window} and stride {stride}, expected 0 < stride ≤ window")
     scored = 1
     while scored < length:
-        stop = min(scored + stride, length) if scored > 1 else min(window, length)
-        yield max(stop - window, 0), scored, stop
+        stop = min(scored + (window if scored == 1 else stride), length)
+        yield max(stop - 1 - window, 0), scored, stop
         scored = stop
 
 
@@ -99,5 +99,5 @@ def kl_divergence(
 
 def _log_probabilities(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
     """Log-probabilities (n − first, vocabulary), float32, of the tokens from position `first` on, each given those before."""
-    logits = model(input_ids=ids, use_cache=False).logits
-    return torch.log_softmax(logits[0, first - 1 : -1].float(), dim=-1)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    return torch.log_softmax(logits[0, first - 1 :].float(), dim=-1)

@@ -1,0 +1,156 @@
+"""QLinear against the decoded matrix: every coding that the kernels and the decoders know, both sides of the dispatch."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import qformat
+from qformat import container, linear
+from qformat.converters.methods import quantize
+from qformat.torch import QLinear
+from qformat.torch.linear import SMALL
+
+
+def written(path: Path, method: str, weight: NDArray[np.float32], **options: Any) -> qformat.Tensor:
+    """`weight` quantized and written to a file, opened again."""
+    coded = quantize(method, weight, **options)
+    data = linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters)
+    with container.create(path) as writer:
+        writer.tensor(
+            "w",
+            scheme=linear.dump(coded.scheme),
+            dtype="float32",
+            shape=weight.shape,
+            length=len(data),
+            data=[data],
+            parameters=coded.parameters,
+        )
+        writer.finish({})
+    return qformat.open(path)["w"]
+
+
+def weight(rows: int, inputs: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((rows, inputs)).astype(np.float32)
+
+
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("rtn", {"bits": 4, "group_size": 64}),
+    ("ls", {"bits": 3, "group_size": 32}),
+    ("hqq", {"bits": 2, "group_size": 64}),
+    ("int8", {}),
+    ("nf4", {}),
+    ("tail", {"bits": 4, "group_size": 64}),
+    ("sinq", {"bits": 4, "group_size": 64}),
+]
+
+
+@given(
+    method=st.sampled_from(METHODS),
+    shape=st.tuples(st.integers(1, 70), st.sampled_from([1, 17, 64, 100, 172, 256])),
+    batch=st.sampled_from([0, 1, 2, 7, SMALL, SMALL + 1, 40]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    bias=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_product_is_that_of_the_decoded_matrix(
+    method: tuple[str, dict[str, Any]],
+    shape: tuple[int, int],
+    batch: int,
+    dtype: torch.dtype,
+    bias: bool,
+    seed: int,
+) -> None:
+    """Whatever the coding, the batch and the dtype: within the rounding of the dtype of W, of x and of the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        tensor = written(Path(folder) / "w.qf", method[0], weight(*shape, seed), **method[1])
+        decoded = torch.from_numpy(tensor.decode()).double()
+        shift = torch.randn(shape[0], dtype=dtype) if bias else None
+        layer = QLinear(tensor, shift)
+        x = torch.randn(batch, shape[1], dtype=dtype, generator=torch.Generator().manual_seed(seed))
+        y = layer(x)
+        assert y.dtype is dtype
+        assert y.shape == (batch, shape[0])
+        expected = x.double() @ decoded.T
+        # rounding of W and of the result to the dtype, and of float32 sums
+        unit = torch.finfo(dtype).eps
+        bound = (2 * unit + 4 * shape[1] ** 0.5 * 2**-24) * (x.double().abs() @ decoded.abs().T) + 1e-6
+        if shift is not None:
+            expected = expected + shift.double()
+            bound = bound + 2 * unit * (shift.double().abs() + expected.abs())
+        assert bool(((y.double() - expected).abs() <= bound).all())
+
+
+def test_small_and_large_batches_agree(tmp_path: Path) -> None:
+    """The two sides of the dispatch are one function."""
+    layer = QLinear(written(tmp_path / "w.qf", "ls", weight(96, 256), bits=4, group_size=64))
+    x = torch.randn(3 * SMALL, 256)
+    torch.testing.assert_close(layer(x), torch.cat([layer(part) for part in x.split(SMALL)]), rtol=1e-4, atol=1e-4)
+
+
+def test_leading_dimensions_are_kept(tmp_path: Path) -> None:
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    assert layer(torch.zeros(2, 3, 32)).shape == (2, 3, 10)
+    assert layer(torch.zeros(32)).shape == (10,)
+    assert layer(torch.zeros(0, 5, 32)).shape == (0, 5, 10)
+
+
+def test_int8_mode_is_close_and_chosen(tmp_path: Path) -> None:
+    """`int8` rounds x to eight bits, so it differs from `exact`, by little."""
+    layer = QLinear(written(tmp_path / "w.qf", "ls", weight(64, 256), bits=4, group_size=64), mode="int8")
+    x = torch.randn(2, 256)
+    rounded = layer(x)
+    layer.mode = "exact"
+    exact = layer(x)
+    assert not torch.equal(rounded, exact)
+    assert float((rounded - exact).norm() / exact.norm()) < 0.02
+    with pytest.raises(ValueError, match="mode"):
+        layer.mode = "fast"  # type: ignore[assignment]
+
+
+def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
+    tensor = written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8)
+    with pytest.raises(ValueError, match="bias"):
+        QLinear(tensor, torch.zeros(9))
+    with pytest.raises(ValueError, match="x has shape"):
+        QLinear(tensor)(torch.zeros(2, 31))
+
+
+def test_gradient_flows_to_x(tmp_path: Path) -> None:
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    x = torch.randn(4, 32, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1))
+
+
+def test_copies_map_the_file_again(tmp_path: Path) -> None:
+    """Pickled and copied layers hold the path, not the weights."""
+    layer = QLinear(written(tmp_path / "w.qf", "ls", weight(64, 256), bits=4, group_size=64), torch.randn(64), mode="int8")
+    x = torch.randn(1, 256)
+    sent = pickle.dumps(layer)
+    assert len(sent) < 4000
+    for other in (pickle.loads(sent), copy.deepcopy(layer)):
+        assert other.mode == "int8"
+        torch.testing.assert_close(other(x), layer(x))
+
+
+def test_compiles_to_one_graph(tmp_path: Path) -> None:
+    """torch.compile sees a custom op with a known result: no graph break."""
+    layer = QLinear(written(tmp_path / "w.qf", "ls", weight(64, 256), bits=4, group_size=64), torch.randn(64))
+    model = torch.nn.Sequential(layer, torch.nn.ReLU())
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        for batch in (1, 40):
+            x = torch.randn(batch, 256)
+            torch.testing.assert_close(compiled(x), model(x))
