@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forged_vectors import forged
 from invalid_vectors import damages, faults, later
 from numpy.typing import NDArray
 from valid_vectors import VALID
@@ -96,7 +97,7 @@ def main() -> None:
                 writer.finish({})
             _record_fault(name, target)
     good = (good_folder / "edited-metadata.qf").read_bytes()
-    for name, raw in damages(good):
+    for name, raw in [*damages(good), *forged()]:
         target = bad_folder / f"{name}.qf"
         if not target.exists():
             target.write_bytes(raw)

@@ -99,9 +99,12 @@ class File:
             return dict(pairs)
 
         try:
-            document = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+            document = json.loads(
+                text.decode("utf-8"), object_pairs_hook=unique, parse_constant=lambda n: need(False, n)
+            )
         except ValueError as error:
             raise InvalidError(f"JSON: {error}") from None
+        need({"required", "optional", "schemes", "metadata"} <= set(document), "members of the document")
         if set(document["required"]) - {"shards"}:
             raise UnsupportedError("required feature")
         self.schemes, self.metadata = document["schemes"], document["metadata"]
@@ -124,12 +127,15 @@ class File:
             need(rank <= 8 and max(shape) <= 2**40 and not any(shape[rank:]), f"shape {i}")
             need(math.prod(max(side, 1) for side in shape) <= 2**48, f"shape {i}")
             position += name_length
-            name = pool[name_offset:position].decode("ascii")
+            name = pool[name_offset:position].decode("ascii", "replace")
+            need(name.isascii() and name.isprintable() and "\\" not in name, f"name {i}")
+            need(scheme < len(self.schemes) or (kind == 2 and scheme == NONE), f"scheme {i}")
             keys = "name kind scheme dtype shape parameters order offset length stored first chunks target digest error"
             values = (name, kind, scheme, DTYPES[dtype], tuple(shape[:rank]), parameters, order, offset, length, stored)
             values += (first, chunks, target, digest, error)
             listed.append(dict(zip(keys.split(), values, strict=True)))
         need(position == len(pool), "names fill the pool")
+        need(sorted(r["order"] for r in listed) == list(range(count)), "order")
         for kind in ((0, 1), (2,)):
             names = [r["name"] for r in listed if r["kind"] in kind]
             need(all(a < b for a, b in pairwise(names)), "names are sorted and unique")
@@ -142,8 +148,8 @@ class File:
         need(up(place, 64) == end and not any(self.raw[place:end]) and chunk == len(self.chunks), "end of the extents")
         for r in sorted(listed, key=lambda r: r["order"]):
             if r["kind"] == 1:
-                of = listed[r["target"]]
-                need(of["kind"] == 0 and of["offset"] == r["offset"], "alias")
+                of = listed[min(r["target"], count - 1)]
+                need(r["target"] < count and of["kind"] == 0 and of["offset"] == r["offset"], "alias")
             self.records[r["name"], r["kind"] == 2] = r
 
     def names(self):
@@ -162,6 +168,7 @@ class File:
             piece, place = stored[place : place + size], place + size
             need(xxhash.xxh3_64_intdigest(piece) == check, f"chunk {i} of {name}")
             whole = min(CHUNK, r["length"] - i * CHUNK)
+            need(codec < 4, f"codec of chunk {i} of {name}")
             if codec:  # 1 zstd, 2 and 3 zstd over the bytes of 2- and 4-byte items, plane by plane
                 piece = zstandard.ZstdDecompressor().decompress(piece, max_output_size=whole)
                 if codec > 1:
