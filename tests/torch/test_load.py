@@ -1,0 +1,241 @@
+"""Whole models: what runs from the file is what the decoded weights would run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+import qformat
+from qformat.errors import UnsupportedError
+from qformat.torch import QLinear, load_into, load_model, load_tokenizer, set_mode
+
+STORIES = Path(__file__).parents[1] / "data" / "stories260K"
+
+# Model classes with the shapes that make loading hard: Conv1D, tied and untied heads, encoders, biases.
+TINY: dict[str, tuple[type[Any], Any]] = {
+    "bert": (
+        transformers.BertModel,
+        transformers.BertConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, vocab_size=90, max_position_embeddings=32
+        ),
+    ),
+    "bert with head": (
+        transformers.BertForMaskedLM,
+        transformers.BertConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=96, vocab_size=90, max_position_embeddings=32
+        ),
+    ),
+    "gpt2": (
+        transformers.GPT2LMHeadModel,
+        transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=90, n_positions=32, bos_token_id=0, eos_token_id=0),
+    ),
+    "llama untied": (
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=172,
+            vocab_size=90, tie_word_embeddings=False, attention_bias=True,
+        ),
+    ),
+    "llama tied": (
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+            vocab_size=90, tie_word_embeddings=True, rope_theta=5000.0,
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stories") / "stories.qf"
+    qformat.convert(STORIES, path, method="ls", bits=4)
+    return path
+
+
+def saved(folder: Path, kind: str) -> tuple[nn.Module, Path]:
+    """A random model of TINY and its checkpoint."""
+    torch.manual_seed(0)
+    cls, config = TINY[kind]
+    model = cls(copy.deepcopy(config)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # norms and biases start at 1 and 0, which would hide that they are lost
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def with_decoded_weights(model: nn.Module, path: Path) -> nn.Module:
+    """The model as torch knows it, with the weights that the file decodes to."""
+    with qformat.open(path) as file:
+        state = {name: torch.from_numpy(tensor.decode()) for name, tensor in file.items()}
+    wanted = model.state_dict().keys()
+    prefix = f"{model.base_model_prefix}."  # type: ignore[operator]
+    state = {name if name in wanted else prefix + name: value for name, value in state.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert {name.split(".")[-2] for name in missing} <= {"lm_head", "decoder", "predictions"}  # the tied heads
+    model.tie_weights()  # type: ignore[operator]
+    return model
+
+
+def quantized(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, QLinear)]
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_runs_as_the_decoded_weights_do(kind: str, tmp_path: Path) -> None:
+    """Same outputs, for every kind of architecture, and nothing that could be a QLinear is left dense."""
+    model, folder = saved(tmp_path / "source", kind)
+    path = tmp_path / "model.qf"
+    qformat.convert(folder, path, method="rtn", bits=4, group_size=32)
+    loaded = load_model(path, dtype="float32")
+    assert type(loaded) is type(model)
+    assert not any(value.is_meta for value in (*loaded.parameters(), *loaded.buffers()))
+    with qformat.open(path) as file:
+        coded = [name for name, tensor in file.items() if tensor.coding != "dense"]
+    assert len(quantized(loaded)) == len(coded)
+    assert not any(isinstance(module, Conv1D) for module in loaded.modules())
+
+    reference = with_decoded_weights(model, path)
+    ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids)[0], reference(ids)[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(ids[:1, :3])[0], reference(ids[:1, :3])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_stories_write_the_same(stories: Path) -> None:
+    """A trained model goes on with the same words as its decoded weights."""
+    loaded = load_model(stories, dtype="float32")
+    dense = transformers.AutoModelForCausalLM.from_pretrained(STORIES, dtype="float32").eval()
+    reference = with_decoded_weights(dense, stories)
+    ids = load_tokenizer(stories)("Once upon a time", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, reference(ids).logits, rtol=1e-4, atol=1e-4)
+        ours = loaded.generate(ids, max_new_tokens=20, do_sample=False)
+        assert torch.equal(ours, reference.generate(ids, max_new_tokens=20, do_sample=False))
+
+
+def test_tied_weights_are_one(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path / "source", "llama tied")
+    qformat.convert(folder, tmp_path / "model.qf")
+    loaded = load_model(tmp_path / "model.qf")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+def test_a_coded_tied_weight_serves_both(tmp_path: Path) -> None:
+    """An embedding that a recipe quantizes is decoded for looking up and multiplied with in place as the head."""
+    _, folder = saved(tmp_path / "source", "llama tied")
+    qformat.convert(folder, tmp_path / "model.qf", recipe={"rules": [{"match": "*embed_tokens.weight", "method": "rtn", "bits": 8}]})
+    loaded = load_model(tmp_path / "model.qf", dtype="float32")
+    assert isinstance(loaded.lm_head, QLinear)
+    torch.testing.assert_close(loaded.lm_head.weight, loaded.model.embed_tokens.weight.data)
+
+
+def test_dense_weights_are_views_of_the_mapping(stories: Path) -> None:
+    """In the file's own dtype nothing is copied: the parameter lies inside of the mapped file."""
+    loaded = load_model(stories, dtype=None if "bfloat16" in str(_dtype(stories)) else _dtype(stories))
+    address = loaded.model.embed_tokens.weight.data_ptr()
+    inside = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(stories) in line]
+    ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in inside]
+    assert any(low <= address < high for low, high in ranges)
+
+
+def _dtype(path: Path) -> str:
+    with qformat.open(path) as file:
+        return next(tensor.dtype for tensor in file.values() if len(tensor.shape) == 2)
+
+
+def test_modes_are_set_together(stories: Path) -> None:
+    loaded = load_model(stories, mode="int8")
+    layers = [module for module in loaded.modules() if isinstance(module, QLinear)]
+    assert {layer.mode for layer in layers} == {"int8"}
+    set_mode(loaded, "exact")
+    assert {layer.mode for layer in layers} == {"exact"}
+
+
+class Small(nn.Module):
+    """A module that no library knows: a linear, a norm with a buffer, an embedding, a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 32)
+        self.mix = nn.Conv1d(32, 32, 3, padding=1)
+        self.norm = nn.BatchNorm1d(32)
+        self.out = nn.Linear(32, 24)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.norm(self.mix(self.embed(ids).transpose(1, 2))).transpose(1, 2))
+
+
+def checkpoint(folder: Path) -> tuple[Small, Path]:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = Small().eval()
+    model.norm.running_mean = torch.randn(32)
+    save_file(model.state_dict(), folder / "small.safetensors")
+    return model, folder / "small.safetensors"
+
+
+def test_any_module_can_be_filled(tmp_path: Path) -> None:
+    """load_into needs names and shapes only; buffers come along, and a module on meta becomes real."""
+    model, source = checkpoint(tmp_path)
+    qformat.convert(source, tmp_path / "small.qf", method="rtn", bits=8, group_size=32)
+    with torch.device("meta"):
+        other = Small().eval()
+    report = load_into(other, tmp_path / "small.qf")
+    assert "out.weight" in report.quantized
+    assert not report.missing
+    assert not report.unused
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids), model(ids), rtol=0.02, atol=0.02)
+
+
+def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
+    _, source = checkpoint(tmp_path)
+    qformat.convert(source, tmp_path / "small.qf")
+    larger = Small()
+    larger.extra = nn.Linear(2, 2)
+    with pytest.raises(UnsupportedError, match="extra.weight"):
+        load_into(larger, tmp_path / "small.qf")
+    assert set(load_into(larger, tmp_path / "small.qf", strict=False).missing) == {"extra.weight", "extra.bias"}
+    other = Small()
+    other.out = nn.Linear(31, 24)
+    with pytest.raises(UnsupportedError, match="shape"):
+        load_into(other, tmp_path / "small.qf")
+
+
+def edited(stories: Path, tmp_path: Path, config: bytes | None) -> Path:
+    """A file with nothing but another config."""
+    from qformat import container
+
+    with container.create(tmp_path / "edited.qf") as writer:
+        if config is not None:
+            writer.attachment("config.json", config)
+        writer.finish({})
+    return tmp_path / "edited.qf"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "no such attachment"),
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"model_type": "evil", "auto_map": {"AutoModel": "evil--evil.Model"}}', "transformers has no such model"),
+        (b'{"model_type": "llama", "architectures": ["Trainer"], "num_hidden_layers": 1}', "lacks weights"),
+    ],
+)
+def test_hostile_configs_are_refused(stories: Path, tmp_path: Path, config: bytes | None, message: str) -> None:
+    """No code of a checkpoint runs, and a config only selects a class that transformers has."""
+    with pytest.raises(UnsupportedError, match=message):
+        load_model(edited(stories, tmp_path, config))
