@@ -25,6 +25,8 @@ def command(file: str, tensors: bool, tensor: str | None, json_: bool, quiet: bo
     s3://) of one of these files: only headers are read. Sizes are decimal; "bits" are bits per weight; errors are
     relative to the source.
     """
+    if tensor is not None and (tensors or json_ or quiet):
+        raise click.UsageError("--tensor shows one tensor as text; it goes with no other option")
     # what only one option needs is imported where it is needed: the plain command is to feel instant
     with reading.read(file) as view:
         if tensor is not None:
