@@ -45,7 +45,8 @@ def test_every_verb_has_help(verb: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["nonsense"], ["inspect"], ["inspect", "--nonsense", "x"], ["inspect", "a", "b"], ["verify"], ["diff", "a"],
-     ["meta"], ["meta", "x.qf", "fly"], ["meta", "x.qf", "set", "key"], ["inspect", "--tensor", "a", "--json", "x.qf"], ["verify", "x", "-j", "0"], ["../x"]],
+     ["meta"], ["meta", "x.qf", "fly"], ["meta", "x.qf", "set", "key"],
+     ["inspect", "--tensor", "a", "--json", "x.qf"], ["verify", "x", "-j", "0"], ["../x"]],
 )  # fmt: skip
 def test_wrong_usage_is_two(arguments: list[str]) -> None:
     result = call(*arguments)
