@@ -90,7 +90,7 @@ def measure(path: Path, label: str, text: str, reference: Any) -> Row:
         size=path.stat().st_size,
         error=sum(errors) / len(errors) if errors else None,
         perplexity=perplexity(model, tokenizer, text, start_token=start).perplexity,
-        divergence=kl_divergence(reference, model, tokenizer, text[: len(text) // 3]),
+        divergence=kl_divergence(reference, model, tokenizer, text[: len(text) // 6]),
         story=tell(model, tokenizer),
     )
 
