@@ -133,7 +133,9 @@ def main() -> None:
     reference = load_model(dense, dtype="float32")
     tokenizer = load_tokenizer(dense)
     base = perplexity(load_model(dense), tokenizer, text, start_token=tokenizer.bos_token_id).perplexity
-    rows = [Row("bfloat16, as it came", 16.0, dense.stat().st_size, None, base, 0.0, tell(load_model(dense), tokenizer))]
+    rows = [
+        Row("bfloat16, as it came", 16.0, dense.stat().st_size, None, base, 0.0, tell(load_model(dense), tokenizer))
+    ]
     for method, bits, more in RUNS:
         if options.only in (None, method):
             label = f"{method} {bits}-bit{' double' if more else ''}"

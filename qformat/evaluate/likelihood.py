@@ -36,7 +36,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, scored, stop): the model sees tokens start … stop − 2, at most `window`, and tokens scored … stop − 1 are scored.
+    """(start, scored, stop): of tokens start … stop − 1 the model sees all but the last, and those from scored on count.
 
     Every token but the first is scored once; with a stride below the window, after at least window − stride others.
     """
@@ -51,7 +51,13 @@ def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, i
 
 @torch.inference_mode()
 def perplexity(
-    model: Any, tokenizer: Any, text: str, *, window: int = 512, stride: int | None = None, start_token: int | None = None
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    *,
+    window: int = 512,
+    stride: int | None = None,
+    start_token: int | None = None,
 ) -> Likelihood:
     """The likelihood of `text`, read in windows.
 
@@ -98,6 +104,6 @@ def kl_divergence(
 
 
 def _log_probabilities(model: Any, ids: torch.Tensor, first: int) -> torch.Tensor:
-    """Log-probabilities (n − first, vocabulary), float32, of the tokens from position `first` on, each given those before."""
+    """Log-probabilities (n − first, vocabulary), float32, for the places from `first` on, each given those before."""
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     return torch.log_softmax(logits[0, first - 1 :].float(), dim=-1)

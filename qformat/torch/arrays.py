@@ -1,4 +1,4 @@
-"""Between numpy and torch without copies. torch has no way to take a bfloat16 array, so the bits change hands as int16."""
+"""Between numpy and torch without copies. torch cannot take a bfloat16 array, so its bits change hands as int16."""
 
 from __future__ import annotations
 

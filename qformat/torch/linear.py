@@ -25,8 +25,8 @@ class QLinear(nn.Module):
     """y = x Wᵀ + bias, with W (out_features, in_features) read from the file in place.
 
     Up to `SMALL` rows of x go through the kernels. More rows decode tiles of W and multiply with torch, in the dtype of
-    x as a dense layer does: for bfloat16 the decoded weights are rounded to bfloat16. The layer has no weight parameter,
-    and gradients flow to x and bias only.
+    x as a dense layer does: for bfloat16 the decoded weights are rounded to bfloat16. There is no weight parameter, and
+    gradients flow to x and bias only.
 
     Args:
         tensor: a weight of an open file, of at most two dimensions once its leading ones are joined.
@@ -64,7 +64,7 @@ class QLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The decoded weight in the source's shape and dtype: for code that looks at it; every look decodes it again."""
+        """The decoded weight in the source's shape and dtype: for code that looks at it; each look decodes it."""
         return dense(self.tensor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +116,8 @@ class QLinear(nn.Module):
         """What `print(model)` shows of it."""
         tensor = self.tensor
         how = [tensor.coding, tensor.method, tensor.bits and f"{tensor.bits}-bit", self._mode]
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {' '.join(map(str, filter(None, how)))}"
+        words = " ".join(str(word) for word in how if word)
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {words}"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # the weight travels as the path of its file: copies and workers map it again
@@ -136,8 +137,8 @@ def _again(model: Any, name: str, bias: torch.Tensor | None, mode: Mode, trainin
 
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is gone
-# from here as well.
+# A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is
+# gone from here as well.
 _layers: WeakValueDictionary[int, QLinear] = WeakValueDictionary()
 _numbers = count()
 

@@ -70,7 +70,9 @@ def load_into(
     report.unused.extend(name for name in file if name not in used)
     if strict and report.missing:
         raise UnsupportedError(
-            "the file lacks weights that the module needs", file=file.path, tensor=", ".join(sorted(report.missing)[:10])
+            "the file lacks weights that the module needs",
+            file=file.path,
+            tensor=", ".join(sorted(report.missing)[:10]),
         )
     return report
 
@@ -94,7 +96,11 @@ def _fill(
         old = getattr(owner, last)
         if tuple(old.shape) != tensor.shape:
             raise UnsupportedError(
-                "the shape differs", file=tensor._model.path, tensor=tensor.name, expected=tuple(old.shape), found=tensor.shape
+                "the shape differs",
+                file=tensor._model.path,
+                tensor=tensor.name,
+                expected=tuple(old.shape),
+                found=tensor.shape,
             )
         if path and last == "weight" and tensor.coding != "dense" and is_linear(owner, tensor):
             layer = QLinear(tensor, owner.bias, mode=mode).train(owner.training)

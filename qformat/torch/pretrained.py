@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from qformat import store
@@ -52,7 +51,7 @@ def load_model(
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
 
     def names(name: str) -> Iterator[str]:
-        # a base model is saved without its prefix, and a model with a head may be loaded from it, or the other way round
+        # a base model is saved without its prefix; a model with a head may be loaded from it, and the other way round
         yield name
         yield prefix + name if not name.startswith(prefix) else name.removeprefix(prefix)
 
@@ -119,7 +118,10 @@ def _config(file: Model, changes: dict[str, Any]) -> Any:
     kind = values.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise UnsupportedError(
-            "transformers has no such model; code from checkpoints is not run", file=file.path, field="model_type", found=kind
+            "transformers has no such model; code from checkpoints is not run",
+            file=file.path,
+            field="model_type",
+            found=kind,
         )
     # what names foreign code or a quantization that the file no longer has
     for key in ("auto_map", "quantization_config"):
@@ -127,13 +129,14 @@ def _config(file: Model, changes: dict[str, Any]) -> Any:
     return CONFIG_MAPPING[kind].from_dict(values | changes)
 
 
-def _model_class(file: Model, config: Any) -> type[nn.Module]:
+def _model_class(file: Model, config: Any) -> Any:
     """transformers' class of the first architecture, or the base model of the config's type."""
     import transformers
 
     for name in config.architectures or ():
-        kind = getattr(transformers, name, None)
-        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and kind.config_class is type(config):
+        kind: Any = getattr(transformers, name, None)
+        a_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        if a_model and kind.config_class is type(config):
             return kind
     try:
         return transformers.MODEL_MAPPING[type(config)]

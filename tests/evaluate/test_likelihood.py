@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_perplexity_is_the_mean_over_all_tokens(text: str, window: int) -> None:
     """A model without memory gives the same number in any windows: that of the definition."""
     model, ids = Looks(), list(text.encode())
     logs = torch.log_softmax(model.table, -1)
-    nats = -sum(float(logs[a, b]) for a, b in zip(ids, ids[1:], strict=False))
+    nats = -sum(float(logs[a, b]) for a, b in pairwise(ids))
     found = perplexity(model, Bytes(), text, window=window)
     assert found.tokens == len(ids) - 1
     assert found.perplexity == pytest.approx(math.exp(nats / found.tokens), rel=1e-4)

@@ -1,4 +1,4 @@
-"""QLinear against the decoded matrix: every coding that the kernels and the decoders know, both sides of the dispatch."""
+"""QLinear against the decoded matrix: codings that kernels read and that are decoded, both sides of the dispatch."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def test_gradient_flows_to_x(tmp_path: Path) -> None:
 
 def test_copies_map_the_file_again(tmp_path: Path) -> None:
     """Pickled and copied layers hold the path, not the weights."""
-    layer = QLinear(written(tmp_path / "w.qf", "ls", weight(64, 256), bits=4, group_size=64), torch.randn(64), mode="int8")
+    layer = QLinear(
+        written(tmp_path / "w.qf", "ls", weight(64, 256), bits=4, group_size=64), torch.randn(64), mode="int8"
+    )
     x = torch.randn(1, 256)
     sent = pickle.dumps(layer)
     assert len(sent) < 4000

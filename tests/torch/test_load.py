@@ -23,18 +23,22 @@ TINY: dict[str, tuple[type[Any], Any]] = {
     "bert": (
         transformers.BertModel,
         transformers.BertConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, vocab_size=90, max_position_embeddings=32
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, vocab_size=90,
+            max_position_embeddings=32,
         ),
     ),
     "bert with head": (
         transformers.BertForMaskedLM,
         transformers.BertConfig(
-            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=96, vocab_size=90, max_position_embeddings=32
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=96, vocab_size=90,
+            max_position_embeddings=32,
         ),
     ),
     "gpt2": (
         transformers.GPT2LMHeadModel,
-        transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=90, n_positions=32, bos_token_id=0, eos_token_id=0),
+        transformers.GPT2Config(
+            n_embd=64, n_layer=2, n_head=4, vocab_size=90, n_positions=32, bos_token_id=0, eos_token_id=0
+        ),
     ),
     "llama untied": (
         transformers.LlamaForCausalLM,
@@ -133,7 +137,8 @@ def test_tied_weights_are_one(tmp_path: Path) -> None:
 def test_a_coded_tied_weight_serves_both(tmp_path: Path) -> None:
     """An embedding that a recipe quantizes is decoded for looking up and multiplied with in place as the head."""
     _, folder = saved(tmp_path / "source", "llama tied")
-    qformat.convert(folder, tmp_path / "model.qf", recipe={"rules": [{"match": "*embed_tokens.weight", "method": "rtn", "bits": 8}]})
+    rule = {"match": "*embed_tokens.weight", "method": "rtn", "bits": 8}
+    qformat.convert(folder, tmp_path / "model.qf", recipe={"rules": [rule]})
     loaded = load_model(tmp_path / "model.qf", dtype="float32")
     assert isinstance(loaded.lm_head, QLinear)
     torch.testing.assert_close(loaded.lm_head.weight, loaded.model.embed_tokens.weight.data)
@@ -205,7 +210,7 @@ def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
     qformat.convert(source, tmp_path / "small.qf")
     larger = Small()
     larger.extra = nn.Linear(2, 2)
-    with pytest.raises(UnsupportedError, match="extra.weight"):
+    with pytest.raises(UnsupportedError, match=r"extra\.weight"):
         load_into(larger, tmp_path / "small.qf")
     assert set(load_into(larger, tmp_path / "small.qf", strict=False).missing) == {"extra.weight", "extra.bias"}
     other = Small()

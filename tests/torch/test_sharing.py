@@ -34,7 +34,9 @@ path = sys.argv[1]
 model = qformat.open(path)
 tensor = model["w"]
 """
-SHARE = HEAD + """
+SHARE = (
+    HEAD
+    + """
 import torch
 from qformat.torch import QLinear
 layer = QLinear(tensor)
@@ -44,11 +46,15 @@ sys.stdin.readline()
 print(counted(path, "Rss"), counted(path, "Pss"), flush=True)
 sys.stdin.readline()
 """
-SLICE = HEAD + """
+)
+SLICE = (
+    HEAD
+    + """
 start, stop = int(sys.argv[2]), int(sys.argv[3])
 tensor.decode("float16", rows=slice(start, stop))
 print(counted(path, "Rss"))
 """
+)
 
 
 @pytest.fixture(scope="module")
