@@ -36,7 +36,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, scored, stop): of tokens start … stop − 1 the model sees all but the last, and those from scored on count.
+    """(start, scored, stop): of tokens start … stop − 1 the model sees all but the last; from scored on they count.
 
     Every token but the first is scored once; with a stride below the window, after at least window − stride others.
     """
