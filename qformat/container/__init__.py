@@ -1,45 +1,62 @@
-"""The container: bytes only. What they mean is the business of `qformat.codings`.
+"""The container: bytes under names, proven whole. It knows nothing of what the bytes mean.
 
-    with container.create("model.qf") as writer:                 # atomic; Writer(file) streams to any file object
-        writer.tensor("w", scheme={...}, dtype="float32", shape=(2, 2), length=16, data=[array])
-        writer.attachment("config.json", b"{}")
-        writer.finish({"general.name": "example"})
-
-    with container.open("model.qf") as file:                     # or a manifest of shards, or an fsspec URL
-        file.names(), file.record("w"), file.read("w"), file.metadata, file.attachments["config.json"]
-        file.verify()                                            # [] when every byte is sound
-
-    container.edit_metadata("model.qf", {"general.name": "new", "general.author": None})
+with container.create("x.qf") as writer: …      one file, all at once
+Writer(file, entries=…)                         append-only, to any binary file or pipe, resumable
+with container.open("x.qf") as opened: …        a mapping of names to records; `read` gives bytes
+container.edit_metadata("x.qf", {"general.name": "…"}); container.recover("x.qf")
 """
 
-from qformat.container.build import Entry
-from qformat.container.constants import LIMITS, Encoding, Kind, Limits
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
 from qformat.container.create import create
-from qformat.container.document import Shard
-from qformat.container.edit import edit_metadata, recover
-from qformat.container.reader import Attachments, Container, Record, dtype_name, open
-from qformat.container.shards import shard_name, write_manifest
-from qformat.container.source import filesystem, is_url
-from qformat.container.writer import Writer
+from qformat.container.reader import Container
+from qformat.container.records import LIMITS, VERSION, Limits, Record
+
+if TYPE_CHECKING:
+    from qformat.container.edit import edit_metadata, recover
+    from qformat.container.shards import write_manifest
+    from qformat.container.writer import Entry, Writer
 
 __all__ = [
-    "LIMITS",
-    "Attachments",
+    "VERSION",
     "Container",
-    "Encoding",
     "Entry",
-    "Kind",
     "Limits",
     "Record",
-    "Shard",
     "Writer",
     "create",
-    "dtype_name",
     "edit_metadata",
-    "filesystem",
-    "is_url",
     "open",
     "recover",
-    "shard_name",
     "write_manifest",
 ]
+
+
+def open(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Container:
+    """The container at a path or URL, validated. See `Container`.
+
+    Raises:
+        FileNotFoundError, PermissionError, IsADirectoryError: as the built-in open does.
+        QFormatError: the file is not, or is more than, what this reader takes.
+    """
+    return Container(path, limits)
+
+
+def __getattr__(name: str) -> Any:
+    # whoever only reads does not wait for what writes
+    if name in ("Entry", "Writer"):
+        from qformat.container import writer
+
+        return getattr(writer, name)
+    if name in ("edit_metadata", "recover"):
+        from qformat.container import edit
+
+        return getattr(edit, name)
+    if name == "write_manifest":
+        from qformat.container import shards
+
+        return shards.write_manifest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,136 +1,159 @@
-"""Editing the metadata of a finished file, whatever its size: a new index and trailer are appended, nothing is moved."""
+"""Editing metadata: a new index and trailer behind the old ones. Tensors are neither read nor moved."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import msgspec
+import blake3
+import numpy as np
 
-from qformat.container.build import assemble, build_trailer
-from qformat.container.constants import ALIGNMENT, HEADER, MINOR, PREAMBLE, TRAILER, TRAILER_MAGIC
-from qformat.container.create import output_errors
-from qformat.container.index import check_preamble, read_index
-from qformat.container.source import FileSource
-from qformat.errors import InvalidFileError, LimitError, OutputError, QFormatError, UnsupportedError
+from qformat.container import chunks, strictjson
+from qformat.container.reader import Part
+from qformat.container.records import INDEX, LIMITS, PREAMBLE, TRAILER, TRAILER_MAGIC, align, sections
+from qformat.container.sources import LocalFile
+from qformat.container.writer import trailer
+from qformat.errors import InvalidFileError, OutputError, QFormatError, RecipeError
 
 
-def edit_metadata(path: str | os.PathLike[str], changes: Mapping[str, Any | None]) -> str:
-    """Set (or, with None, delete) metadata keys and return the file's new digest; `content_digest` stays.
-
-    The index goes to the disk before the trailer does, so a crash leaves either the old file, the new one, or a torn
-    one that `recover` cuts back to the old. OutputError when another writer holds the lock; a shard is refused,
-    because its manifest pins it: edit the manifest.
-    """
-    path = os.fspath(path)
-    with _locked(path) as fd:
-        source = FileSource(path)
+@contextmanager
+def _locked(path: str | os.PathLike[str]) -> Iterator[int]:
+    """The file, open for reading and writing, held by this process alone."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise OutputError(f"cannot be opened for writing: {error.strerror}", file=path) from error
+    try:
         try:
-            index = read_index(source)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError("another process is editing this file", file=path) from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def edit_metadata(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> str:
+    """Set metadata keys (or remove those whose value is None); returns the new digest in hex.
+
+    Index, fsync, trailer, fsync: a kill in between leaves a file that says so when opened, and `recover` mends it.
+
+    Raises:
+        RecipeError: a value has no strict JSON form.
+        OutputError: another process edits the file, or it cannot be written.
+    """
+    with _locked(path) as descriptor:
+        source = LocalFile(os.fspath(path))
+        try:
+            part = Part(source, LIMITS)
         finally:
             source.close()
-        if index.minor > MINOR:
-            raise UnsupportedError("the file is of a later minor version", file=path, field="index.minor", expected=MINOR, found=index.minor)
-        if index.document.part is not None:
-            raise OutputError("the file is a shard, pinned by its manifest: edit that", file=path, field="part")
-        metadata = {**index.document.metadata, **changes}
-        metadata = {key: value for key, value in metadata.items() if value is not None}
-        new = assemble(
-            index.records,
-            index.chunk_hash,
-            index.chunk_stored,
-            index.names,
-            msgspec.structs.replace(index.document, metadata=metadata),
-            index.extra,
-            (index.offset, index.length, index.digest),
+        size = os.fstat(descriptor).st_size
+        metadata = {**part.index.document["metadata"], **changes}
+        document = {**part.index.document, "metadata": {k: v for k, v in metadata.items() if v is not None}}
+        try:
+            text = strictjson.dumps(document)
+            strictjson.loads(text, LIMITS)
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"metadata has no JSON form: {error}", file=path, field="metadata") from error
+        tail = os.pread(descriptor, TRAILER.itemsize, size - TRAILER.itemsize)
+        last = np.frombuffer(tail, TRAILER)[0]
+        old_at, old_length = int(last["index_offset"]), int(last["index_length"])
+        index = _with_document(
+            os.pread(descriptor, old_length, old_at), text, (old_at, old_length, last["index_digest"].tobytes())
         )
-        end = index.offset + index.length + TRAILER.itemsize
-        trailer = build_trailer(new, end)
-        with output_errors(path):
-            if os.fstat(fd).st_size != end:
-                raise OutputError("the file changed before it was locked", file=path)
-            _append(fd, new, end)
-            os.fsync(fd)
-            _append(fd, trailer, end + len(new))
-            os.fsync(fd)
-    return trailer[16:48].hex()
+        digest = blake3.blake3(index).digest()
+        try:
+            _append(descriptor, size, index)
+            _append(descriptor, size + len(index), trailer(size, len(index), digest))
+        except OSError as error:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+            raise OutputError(f"cannot be written: {error.strerror}; the file is as it was", file=path) from error
+        return digest.hex()
+
+
+def _with_document(index: bytes, text: bytes, previous: tuple[int, int, bytes]) -> bytes:
+    """An index with the same tables and another document."""
+    head = np.frombuffer(index[: INDEX.itemsize], INDEX).copy()
+    starts = sections(int(head["records"][0]), int(head["chunks"][0]), int(head["names_length"][0]), len(text))
+    head["json_length"] = len(text)
+    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
+        previous[0],
+        previous[1],
+        np.void(previous[2]),
+    )
+    out = bytearray(starts[-1])
+    out[: starts[3]] = index[: starts[3]]
+    out[: INDEX.itemsize] = head.tobytes()
+    out[starts[3] : starts[3] + len(text)] = text
+    return bytes(out)
+
+
+def _append(descriptor: int, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+    os.fsync(descriptor)
 
 
 def recover(path: str | os.PathLike[str]) -> int:
-    """Cut a file that a torn edit left behind back to its last whole trailer; returns the number of bytes removed.
+    """Cut a torn edit off: truncate to the last trailer that closes a whole file; returns the bytes removed.
 
-    A sound file is left alone (0). InvalidFileError, and nothing changed, when no state of the file is whole.
+    Raises:
+        InvalidFileError: there is no such trailer.
+        OutputError: the file is locked or cannot be written.
     """
-    path = os.fspath(path)
-    with _locked(path) as fd:
-        size = os.fstat(fd).st_size
-        for end in _whole_ends(path, size):
-            if end < size:
-                with output_errors(path):
-                    os.ftruncate(fd, end)
-                    os.fsync(fd)
-            return size - end
-    raise InvalidFileError("no whole index is left", file=path, field="trailer")
-
-
-def _whole_ends(path: str, size: int) -> Iterator[int]:
-    """Where the file could end and be sound, the last first."""
-    budget = 4 * size + (1 << 20)  # bytes to hash in all: crafted trailers must not make this quadratic
-    source = FileSource(path)
-    try:
-        check_preamble(source)
-        for end in _trailer_ends(source):
-            candidate = FileSource(path, end)
-            try:
-                yield read_index(candidate).offset and end
-            except QFormatError:
-                trailer = source.read(end - TRAILER.itemsize, TRAILER.itemsize)
-                budget -= HEADER.itemsize + min(int.from_bytes(trailer[8:16], "little"), size)
-                if budget < 0:
-                    raise LimitError("too many false trailers", file=path, field="trailer", offset=end) from None
-            finally:
-                candidate.close()
-    finally:
-        source.close()
-
-
-def _trailer_ends(source: FileSource) -> Iterator[int]:
-    """Ends of all aligned 64-byte pieces that look like a trailer, from the back."""
-    block = 4 << 20
-    high = source.size
-    while high > PREAMBLE.itemsize:
-        low = max(0, (high - 1) // block * block)
-        data = source.read(low, high - low)
-        at = len(data)
-        while (at := data.rfind(TRAILER_MAGIC, 0, at + 7)) >= 0:
-            end = low + at + len(TRAILER_MAGIC)
-            if end % ALIGNMENT == 0 and end > PREAMBLE.itemsize + HEADER.itemsize:
-                yield end
-        high = low
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[int]:
-    """A descriptor of `path` for writing, with the lock that every writer takes."""
-    with output_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidFileError("not a regular file", file=path)
+    with _locked(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        end = _last_whole(descriptor, size)
+        if end is None:
+            raise InvalidFileError("no whole file to go back to", file=path, field="trailer")
+        if end < size:
+            os.ftruncate(descriptor, end)
+            os.fsync(descriptor)
+        source = LocalFile(os.fspath(path))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError("another writer holds the file", file=path, field="lock") from error
-        yield fd
-    finally:
-        os.close(fd)
+            Part(source, LIMITS)
+        except QFormatError as error:
+            error.file = path
+            raise
+        finally:
+            source.close()
+        return size - end
 
 
-def _append(fd: int, data: bytes, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(fd, data[done:], offset + done)
+def _last_whole(descriptor: int, size: int) -> int | None:
+    """Where the last trailer ends whose checksum, place and index are right. Structures begin at multiples of 64."""
+    block = 1 << 20
+    least = PREAMBLE.itemsize + TRAILER.itemsize
+    high = size // 64 * 64
+    while high >= least:
+        low = max(high - block, 0)
+        raw = os.pread(descriptor, high - low + TRAILER.itemsize, low)
+        for at in range((high - low) // 64 * 64, -1, -64):
+            if raw[at : at + 8] == TRAILER_MAGIC and _closes(descriptor, raw[at : at + TRAILER.itemsize], low + at):
+                return low + at + TRAILER.itemsize
+        high = low
+    return None
+
+
+def _closes(descriptor: int, raw: bytes, at: int) -> bool:
+    if len(raw) < TRAILER.itemsize:
+        return False
+    tail = np.frombuffer(raw, TRAILER)[0]
+    offset, length = int(tail["index_offset"]), int(tail["index_length"])
+    if (
+        int(tail["checksum"]) != chunks.checksum(raw[:-8])
+        or int(tail["file_size"]) != at + TRAILER.itemsize
+        or align(offset) != offset
+    ):
+        return False
+    return (
+        length == at - offset
+        and blake3.blake3(os.pread(descriptor, length, offset)).digest() == tail["index_digest"].tobytes()
+    )

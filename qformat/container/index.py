@@ -1,251 +1,325 @@
-"""Reading an index: preamble, trailer and tables are checked from the outside in, before anything else is believed."""
+"""An index, validated as columns before a byte of it is believed.
+
+Nothing here can wrap: every number is bounded before it is added, sums are of bounded uint64, products go through
+float64 with a cap far below its precision.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import lt
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qformat.container import document, records
-from qformat.container.constants import (
+from qformat import dtypes
+from qformat.container import strictjson
+from qformat.container.records import (
     ALIGNMENT,
-    HEADER,
+    CHUNK,
+    CHUNK_ROW,
+    INDEX,
     INDEX_MAGIC,
-    LIMITS,
-    MAJOR,
-    MINOR,
+    KINDS,
+    LARGE,
+    NONE,
+    PAGE,
     PREAMBLE,
-    PREAMBLE_MAGIC,
+    RANK,
     RECORD,
+    SPLIT4,
     TRAILER,
-    TRAILER_MAGIC,
-    Kind,
     Limits,
     align,
+    sections,
 )
-from qformat.container.digest import blake3_of
-from qformat.container.document import Document
-from qformat.container.source import Source
-from qformat.errors import IntegrityError, InvalidFileError, LimitError, UnsupportedError
+from qformat.errors import InvalidFileError, LimitError, UnsupportedError
 
-Array = np.ndarray[Any, Any]
+TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
 
-_SMALLEST = PREAMBLE.itemsize + HEADER.itemsize + TRAILER.itemsize
-_KINDS = [
-    (b"version https://git-lfs", "a Git LFS pointer"),
-    (b"<", "HTML or XML"),
-    (b"\x1f\x8b", "gzip"),
-    (b"PK", "a zip archive (npz, pt)"),
-    (b"\x80", "a pickle"),
-    (b"GGUF", "GGUF"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\0\0\0\0\0\0\0\0", "zeros: an interrupted write or download"),
-]
+# Container features that this version knows; an unknown required one refuses the file.
+FEATURES = frozenset({"shards"})
+
+_DOCUMENT = {"required": list, "optional": list, "schemes": list, "metadata": dict}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Index:
-    """One index that passed every check: its place, tables, names and document."""
+    """A valid index: its tables as structured arrays, its document as parsed JSON."""
 
-    file: str
-    offset: int
-    length: int
-    digest: bytes
     minor: int
-    records: Array
-    names: bytes
-    starts: Array
-    chunk_hash: Array
-    chunk_stored: Array
-    first_chunk: Array
-    chunk_offset: Array
-    extents_end: int
-    document: Document
-    extra: dict[str, Any]
-    superseded: tuple[int, int, bytes] | None
-    tensors: int
-
-    def name(self, i: int) -> str:
-        """The name of record `i`."""
-        return self.raw_name(i).decode("ascii")
-
-    def raw_name(self, i: int) -> bytes:
-        """The name of record `i` as stored."""
-        start = int(self.starts[i])
-        return self.names[start : start + int(self.records["name_length"][i])]
-
-    def find(self, name: str, *, attachment: bool = False) -> int:
-        """The record called `name`, or −1: a binary search, so that opening builds no dictionary."""
-        if not name.isascii():
-            return -1
-        wanted = name.encode()
-        low, end = (self.tensors, len(self.records)) if attachment else (0, self.tensors)
-        high = end
-        while low < high:
-            middle = (low + high) // 2
-            if self.raw_name(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < end and self.raw_name(low) == wanted else -1
+    records: NDArray[Any]
+    chunks: NDArray[Any]
+    names: list[bytes]
+    document: dict[str, Any]
+    previous: tuple[int, int, bytes]
+    end: int  # where the extents end
 
 
-def read_trailer(source: Source) -> tuple[int, int, bytes]:
-    """Check preamble and trailer; return the index's offset, length and digest."""
-    size, file = source.size, source.name
-    # Remote files are opened with two range reads: their preamble is checked when it came with the tail, or by verify.
-    if size and (source.local or size <= (64 << 10)):
-        check_preamble(source)
-    if size < _SMALLEST:
-        raise InvalidFileError("the file is too short", file=file, field="size", offset=size, expected=f"at least {_SMALLEST} bytes", found=size)
-    base = size - TRAILER.itemsize
-    trailer = np.frombuffer(source.read(base, TRAILER.itemsize), TRAILER)[0]
-    magic = trailer["magic"].tobytes()
-    if magic != TRAILER_MAGIC:
-        raise InvalidFileError("no trailer at the end of the file: it is cut short, or bytes were added", file=file, field="trailer.magic", offset=base + 56, expected=TRAILER_MAGIC.hex(), found=magic.hex())
-    if int(trailer["file_size"]) != size:
-        raise InvalidFileError("the file has another size than its trailer says", file=file, field="trailer.file_size", offset=base + 48, expected=int(trailer["file_size"]), found=size)
-    offset, length = int(trailer["offset"]), int(trailer["length"])
-    if offset % ALIGNMENT or offset < PREAMBLE.itemsize or offset > base or length != base - offset:
-        raise InvalidFileError("the index does not end at the trailer", file=file, field="trailer.offset", offset=base, expected=f"{base} in sum", found=f"{offset} + {length}")
-    return offset, length, trailer["digest"].tobytes()
+def _fail(message: str, field: str, at: NDArray[Any] | None = None, **facts: Any) -> InvalidFileError:
+    if at is not None and at.size:
+        field = f"records[{int(at[0])}].{field}"
+    return InvalidFileError(message, field=field, **facts)
 
 
-def check_preamble(source: Source) -> None:
-    """Check the first 64 bytes: magic, major version, zeros."""
-    head = source.read(0, min(PREAMBLE.itemsize, source.size))
-    file = source.name
-    if not head.startswith(PREAMBLE_MAGIC[: len(head)]):
-        raise InvalidFileError(f"not a qformat file{_guess(head)}", file=file, field="preamble.magic", offset=0, expected=PREAMBLE_MAGIC.hex(), found=head[:8].hex())
-    if len(head) < PREAMBLE.itemsize:
-        raise InvalidFileError("the file ends inside its preamble", file=file, field="size", offset=len(head), expected=f"at least {_SMALLEST} bytes", found=len(head))
-    preamble = np.frombuffer(head, PREAMBLE)[0]
-    check_major(int(preamble["major"]), file, "preamble.major", 8)
-    if preamble["reserved"].tobytes().strip(b"\0"):
-        raise InvalidFileError("reserved bytes are not zero", file=file, field="preamble.reserved", offset=10)
+def _all(good: NDArray[Any], message: str, field: str, values: NDArray[Any], **facts: Any) -> None:
+    """InvalidFileError naming the first record where `good` is false."""
+    if not good.all():
+        at = np.flatnonzero(~good)
+        raise _fail(message, field, at, found=values[at[0]], **facts)
 
 
-def check_major(major: int, file: str, field: str, offset: int) -> None:
-    """UnsupportedError for another major version."""
-    if major != MAJOR:
-        swapped = int.from_bytes(major.to_bytes(2, "little"), "big") == MAJOR
-        hint = ": the byte order is wrong" if swapped and MAJOR else ""
-        raise UnsupportedError(f"unknown major version{hint}", file=file, field=field, offset=offset, expected=MAJOR, found=major)
+def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
+    """The index in `raw`, which lies at byte `offset` of its file.
+
+    Raises:
+        InvalidFileError, LimitError: a number, a name or the document breaks the format; `field` names it.
+        UnsupportedError: it needs a container feature that this version does not have.
+    """
+    if raw.size < INDEX.itemsize:
+        raise InvalidFileError("index too short", field="index", expected=INDEX.itemsize, found=raw.size)
+    head = raw[: INDEX.itemsize].view(INDEX)[0]
+    if head["magic"].tobytes() != INDEX_MAGIC:
+        raise InvalidFileError("not an index", field="index.magic", offset=offset, found=head["magic"].tobytes())
+    if head["reserved_flags"] or any(head["reserved"].tobytes()):
+        raise InvalidFileError("reserved bytes are not zero", field="index.reserved", offset=offset)
+    counts = [int(head[name]) for name in ("records", "chunks", "names_length", "json_length")]
+    for name, count, most in zip(
+        ("records", "chunks", "names_length", "json_length"),
+        counts,
+        (limits.records, limits.index // CHUNK_ROW.itemsize, limits.records * limits.name, limits.json),
+        strict=True,
+    ):
+        if count > most:
+            raise LimitError("too many", field=f"index.{name}", expected=f"at most {most}", found=count)
+    starts = sections(*counts)
+    if starts[-1] != raw.size:
+        raise InvalidFileError(
+            "tables do not fill the index", field="index.length", expected=starts[-1], found=raw.size
+        )
+    ends = [
+        starts[0] + counts[0] * RECORD.itemsize,
+        starts[1] + counts[1] * CHUNK_ROW.itemsize,
+        starts[2] + counts[2],
+        starts[3] + counts[3],
+    ]
+    for name, end, after in zip(("records", "chunks", "names", "json"), ends, starts[1:], strict=True):
+        if raw[end:after].any():
+            raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=offset + end)
+    records = raw[starts[0] : ends[0]].view(RECORD)
+    chunks = raw[starts[1] : ends[1]].view(CHUNK_ROW)
+    document = _document(raw[starts[3] : ends[3]].tobytes(), limits)
+    previous = (int(head["previous_offset"]), int(head["previous_length"]), head["previous_digest"].tobytes())
+    extents_end = int(head["extents_end"])
+    _chain(previous, offset, extents_end)
+    _records(records, len(document["schemes"]), limits)
+    names = _names(records, raw[starts[2] : ends[2]].tobytes(), limits)
+    _extents(records, chunks, extents_end, limits)
+    return Index(int(head["minor"]), records, chunks, names, document, previous, extents_end)
 
 
-def _guess(head: bytes) -> str:
-    if len(head) >= 8 and head[8:9] == b"{":
-        return ", but safetensors"
-    if head[:4] == PREAMBLE_MAGIC[:4] or head[1:4] == PREAMBLE_MAGIC[1:4]:
-        return ": its first bytes were changed by a text-mode transfer"
-    return next((f", but {kind}" for magic, kind in _KINDS if head.startswith(magic)), "")
+def _document(text: bytes, limits: Limits) -> dict[str, Any]:
+    document = strictjson.loads(text, limits)
+    if not isinstance(document, dict):
+        raise InvalidFileError("not an object", field="json", found=type(document).__name__)
+    for key, kind in _DOCUMENT.items():
+        if not isinstance(document.get(key), kind):
+            raise InvalidFileError(f"not {kind.__name__}", field=f"json.{key}", found=type(document.get(key)).__name__)
+    for key in ("required", "optional"):
+        if not all(isinstance(feature, str) for feature in document[key]):
+            raise InvalidFileError("features are names", field=f"json.{key}")
+    unknown = sorted(set(document["required"]) - FEATURES)
+    if unknown:
+        raise UnsupportedError(
+            "the file needs a feature that this version lacks", field="json.required", found=unknown[0]
+        )
+    if not all(isinstance(scheme, dict) for scheme in document["schemes"]):
+        raise InvalidFileError("a scheme is an object", field="json.schemes")
+    return document
 
 
-def read_index(source: Source, limits: Limits = LIMITS) -> Index:
-    """The current index of `source`, read into memory of its own and validated."""
-    offset, length, digest = read_trailer(source)
-    return parse_index(source, offset, length, digest, limits)
+def _chain(previous: tuple[int, int, bytes], offset: int, extents_end: int) -> None:
+    """The extents end before this index, or before the first of the chain of those that it supersedes."""
+    start, length, digest = previous
+    if extents_end % ALIGNMENT or extents_end < PREAMBLE.itemsize:
+        raise InvalidFileError("out of range", field="index.extents_end", found=extents_end)
+    if length == 0:
+        if start or any(digest):
+            raise InvalidFileError(
+                "no previous index, but its fields are set", field="index.previous_offset", found=start
+            )
+        if extents_end != offset:
+            raise InvalidFileError(
+                "the index does not follow the extents", field="index.extents_end", expected=offset, found=extents_end
+            )
+    elif start % ALIGNMENT or not extents_end <= start < offset or length != offset - start - TRAILER.itemsize:
+        raise InvalidFileError(
+            "the previous index does not end where this one begins", field="index.previous_offset", found=start
+        )
 
 
-def parse_index(source: Source, offset: int, length: int, digest: bytes, limits: Limits = LIMITS) -> Index:
-    """The index at `offset`; InvalidFileError, LimitError, IntegrityError or UnsupportedError."""
-    file = source.name
-    if length < HEADER.itemsize or length % ALIGNMENT:
-        raise InvalidFileError("impossible index length", file=file, field="trailer.length", offset=offset, found=length)
-    if length > _most_bytes(source.size, limits):
-        raise LimitError("the index is too large", file=file, field="trailer.length", offset=offset, expected=f"at most {_most_bytes(source.size, limits)}", found=length)
-    if source.local:
-        _tables(np.frombuffer(source.read(offset, HEADER.itemsize), HEADER)[0], source, offset, length, limits)
-    data = source.read(offset, length)
-    found = blake3_of(data)
-    if found != digest:
-        raise IntegrityError("the index is damaged", file=file, field="index", offset=offset, expected=digest.hex(), found=found.hex())
-    header = np.frombuffer(data, HEADER, 1)[0]
-    places = _tables(header, source, offset, length, limits)
-    newer = int(header["minor"]) > MINOR
-    if data[places["end"] :].strip(b"\0"):
-        raise InvalidFileError("padding is not zero", file=file, field="index", offset=offset + places["end"])
-    text = data[places["json"] : places["end"]]
-    # A required feature that is unknown may mean anything for the tables, so the document is read first.
-    doc = document.decode(text, newer=newer, limits=limits, file=file, base=offset + places["json"])
-    rows = np.frombuffer(data, RECORD, int(header["records"]), HEADER.itemsize)
-    names = data[places["names"] : places["json"]]
-    stored = np.frombuffer(data, "<u4", int(header["chunks"]), places["stored"])
-    if data[places["stored"] + 4 * len(stored) : places["names"]].strip(b"\0"):
-        raise InvalidFileError("padding is not zero", file=file, field="chunks", offset=offset + places["stored"])
-    superseded = _superseded(header, source, offset)
-    table = records.Table(rows, offset + HEADER.itemsize, file)
-    records.check_names(table, names, offset + places["names"], limits)
-    records.check_records(table, schemes=len(doc.schemes), newer=newer, limits=limits)
-    end = records.check_extents(table, size=source.size, end=superseded[0] if superseded else offset)
-    if not superseded and align(end, ALIGNMENT) != offset:
-        raise InvalidFileError("gap before the index", file=file, field="trailer.offset", offset=end, expected=align(end, ALIGNMENT), found=offset)
-    first, places_of_chunks = records.check_chunks(table, stored, offset + places["stored"])
-    if doc.shards and (rows["kind"] != Kind.ATTACHMENT).any():
-        raise InvalidFileError("a manifest holds attachments only", file=file, field="kind", offset=offset + HEADER.itemsize)
-    return Index(
-        file=file,
-        offset=offset,
-        length=length,
-        digest=digest,
-        minor=int(header["minor"]),
-        records=rows,
-        names=names,
-        starts=table.starts,
-        chunk_hash=np.frombuffer(data, "<u8", len(stored), places["hash"]),
-        chunk_stored=stored,
-        first_chunk=first,
-        chunk_offset=places_of_chunks,
-        extents_end=end,
-        document=doc,
-        extra=_extra(text),
-        superseded=superseded,
-        tensors=int((rows["kind"] != Kind.ATTACHMENT).sum()),
+def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
+    """Every field on its own, then shapes."""
+    kind, rank = r["kind"], r["rank"]
+    _all(kind < len(KINDS), "unknown kind", "kind", kind)
+    _all(r["reserved"] == 0, "reserved bytes are not zero", "reserved", r["reserved"])
+    known = np.isin(r["dtype"], np.array(sorted(dtypes.NAME_OF_ID), np.uint64))
+    _all(known, "unknown dtype", "dtype", r["dtype"])
+    attached = kind == ATTACHMENT
+    scheme_ok = np.where(attached, r["scheme"] == NONE, r["scheme"] < schemes)
+    _all(scheme_ok, "no such scheme", "scheme", r["scheme"])
+    _all(np.where(kind == ALIAS, r["target"] < len(r), r["target"] == NONE), "no such target", "target", r["target"])
+    if (rank > RANK).any():
+        at = np.flatnonzero(rank > RANK)
+        raise LimitError(
+            "too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]]
+        )
+    used = np.arange(RANK)[None, :] < rank[:, None]
+    _all(((r["shape"] == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", r["shape"])
+    if (r["shape"] > limits.dimension).any():
+        at = np.flatnonzero((r["shape"] > limits.dimension).any(axis=1))
+        raise LimitError(
+            "a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist()
+        )
+    elements = np.where(used, np.maximum(r["shape"], 1), 1).astype(np.float64).prod(axis=1)
+    if (elements > limits.elements).any():
+        at = np.flatnonzero(elements > limits.elements)
+        raise LimitError("too many elements", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
+    if (r["length"] > limits.extent).any():
+        at = np.flatnonzero(r["length"] > limits.extent)
+        raise LimitError("an extent is too long", field=f"records[{int(at[0])}].length", found=r["length"][at[0]])
+    _all(
+        ~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"]
     )
+    _all(np.sort(r["order"]) == np.arange(len(r)), "not a permutation", "order", r["order"])
 
 
-def _extra(text: bytes) -> dict[str, Any]:
-    import msgspec
+def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
+    """Names fill the pool in record order, are plain ASCII, sorted within tensors and attachments, and unique."""
+    length = r["name_length"]
+    _all((length >= 1) & (length <= limits.name), "a name has 1 to 512 bytes", "name_length", length)
+    starts = np.concatenate([np.zeros(1, np.uint64), np.cumsum(length, dtype=np.uint64)])
+    if int(starts[-1]) != len(pool):
+        raise _fail("names do not fill the pool", "names", expected=len(pool), found=int(starts[-1]))
+    _all(r["name_offset"] == starts[:-1], "names do not follow each other", "name_offset", r["name_offset"])
+    raw = np.frombuffer(pool, np.uint8)
+    bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
+    if bad.any():
+        at = int(np.searchsorted(starts, np.flatnonzero(bad)[0], side="right")) - 1
+        raise _fail(
+            "a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])]
+        )
+    ends = starts.tolist()
+    names = [pool[a:b] for a, b in pairwise(ends)]
+    first = int((r["kind"] != ATTACHMENT).sum())
+    _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
+    for part, base in ((names[:first], 0), (names[first:], first)):
+        if not all(map(lt, part, part[1:])):
+            row = next(i + 1 for i, (a, b) in enumerate(pairwise(part)) if a >= b)
+            what = "a name twice" if part[row - 1] == part[row] else "names are not sorted"
+            raise _fail(what, "name", np.array([base + row]), found=part[row])
+    suspicious = (
+        names if b"/" in pool else [name for name in names if len(name) <= 2] if int(length.min(initial=3)) <= 2 else []
+    )
+    if b" " in pool:
+        suspicious = names
+    for name in suspicious:
+        if name != name.strip() or any(piece in (b"", b".", b"..") for piece in name.split(b"/")):
+            raise _fail("a name is not a plain path", "name", np.array([names.index(name)]), found=name)
+    return names
 
-    if b'"x-' not in text:
-        return {}
-    return {key: value for key, value in msgspec.json.decode(text).items() if key.startswith("x-")}
+
+def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) -> None:
+    """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
+    alias = np.flatnonzero(r["kind"] == ALIAS)
+    copies, targets = r[alias], r[r["target"][alias].astype(np.int64)]
+    for field in (
+        "scheme",
+        "dtype",
+        "rank",
+        "shape",
+        "parameters",
+        "offset",
+        "length",
+        "stored",
+        "first_chunk",
+        "chunks",
+        "digest",
+    ):
+        differ = copies[field] != targets[field]
+        differ = differ.any(axis=1) if differ.ndim > 1 else differ
+        if differ.any():
+            raise _fail("an alias differs from its target", field, alias[np.flatnonzero(differ)])
+    if (targets["kind"] != TENSOR).any():
+        raise _fail("an alias of what is not a tensor", "target", alias[np.flatnonzero(targets["kind"] != TENSOR)])
+    own = np.flatnonzero(r["kind"] != ALIAS)
+    own = own[np.argsort(r["order"][own], kind="stable")]
+    e = {field: r[field][own] for field in ("offset", "length", "stored", "first_chunk", "chunks")}
+    count = -(-e["length"].astype(np.int64) // CHUNK)
+    if not np.array_equal(e["chunks"].astype(np.int64), count):
+        at = own[np.flatnonzero(e["chunks"].astype(np.int64) != count)]
+        raise _fail("chunks do not cover the extent", "chunks", at, found=r["chunks"][at[0]])
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+    if int(first[-1]) != len(chunks):
+        raise _fail("chunks left over or missing", "chunks", expected=int(first[-1]), found=len(chunks))
+    if not np.array_equal(e["first_chunk"].astype(np.int64), first[:-1]):
+        raise _fail(
+            "chunks do not follow each other",
+            "first_chunk",
+            own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])],
+        )
+    _chunk_rows(e, own, chunks, count, first)
+    _offsets(e, own, end)
 
 
-def _most_bytes(size: int, limits: Limits) -> int:
-    # A chunk of 4 MiB is stored in 16 KiB at least, so the file's size bounds the chunk table.
-    chunks = limits.records + size // (16 << 10)
-    return HEADER.itemsize + limits.records * RECORD.itemsize + 12 * chunks + limits.names_bytes + limits.json_bytes + 128
+def _chunk_rows(
+    e: dict[str, NDArray[Any]], own: NDArray[Any], chunks: NDArray[Any], count: NDArray[Any], first: NDArray[Any]
+) -> None:
+    owner = np.repeat(np.arange(len(count)), count)
+    place = np.arange(len(chunks)) - first[:-1][owner]
+    raw = np.minimum(e["length"].astype(np.int64)[owner] - place * CHUNK, CHUNK)
+    stored = chunks["stored"].astype(np.int64)
+    good = np.where(chunks["codec"] == 0, stored == raw, (stored > 0) & (stored < raw)) & (chunks["codec"] <= SPLIT4)
+    if not good.all():
+        at = int(np.flatnonzero(~good)[0])
+        raise _fail(
+            "a chunk has a wrong codec or length", f"chunks[{at}]", own[owner[at : at + 1]], found=int(stored[at])
+        )
+    total = np.concatenate([np.zeros(1, np.int64), np.cumsum(stored)])
+    sums = total[first[1:]] - total[first[:-1]]
+    if not np.array_equal(e["stored"].astype(np.int64), sums):
+        at = np.flatnonzero(e["stored"].astype(np.int64) != sums)
+        raise _fail(
+            "chunks do not add up to the extent",
+            "stored",
+            own[at],
+            expected=int(sums[at[0]]),
+            found=int(e["stored"][at[0]]),
+        )
 
 
-def _tables(header: Any, source: Source, offset: int, length: int, limits: Limits) -> dict[str, int]:
-    """Where in the index each table lies, from a header whose numbers add up to its length."""
-    file = source.name
-    if header["magic"].tobytes() != INDEX_MAGIC:
-        raise InvalidFileError("not an index", file=file, field="index.magic", offset=offset, expected=INDEX_MAGIC.hex(), found=header["magic"].tobytes().hex())
-    check_major(int(header["major"]), file, "index.major", offset + 8)
-    if header["reserved"] or header["reserved_2"].tobytes().strip(b"\0"):
-        raise InvalidFileError("reserved bytes are not zero", file=file, field="index.reserved", offset=offset + 12)
-    for field, most in (("records", limits.records), ("names_length", limits.names_bytes), ("json_length", limits.json_bytes), ("chunks", length // 12)):
-        if int(header[field]) > most:
-            raise LimitError("a table is too large", file=file, field=f"index.{field}", offset=offset + HEADER.fields[field][1], expected=f"at most {most}", found=int(header[field]))
-    hashes = HEADER.itemsize + int(header["records"]) * RECORD.itemsize
-    stored = hashes + 8 * int(header["chunks"])
-    names = align(stored + 4 * int(header["chunks"]), 8)
-    json = names + int(header["names_length"])
-    end = json + int(header["json_length"])
-    if align(end, ALIGNMENT) != length:
-        raise InvalidFileError("the tables do not fill the index", file=file, field="index.records", offset=offset, expected=length, found=align(end, ALIGNMENT))
-    return {"hash": hashes, "stored": stored, "names": names, "json": json, "end": end}
-
-
-def _superseded(header: Any, source: Source, offset: int) -> tuple[int, int, bytes] | None:
-    old_offset, old_length = int(header["superseded_offset"]), int(header["superseded_length"])
-    old_digest = header["superseded_digest"].tobytes()
-    if not old_offset and not old_length and not old_digest.strip(b"\0"):
-        return None
-    sound = PREAMBLE.itemsize <= old_offset < offset and HEADER.itemsize <= old_length <= offset
-    if not sound or old_offset % ALIGNMENT or old_offset + old_length + TRAILER.itemsize != offset:
-        raise InvalidFileError("the superseded index does not end where this one begins", file=source.name, field="index.superseded_offset", offset=offset + HEADER.fields["superseded_offset"][1], expected=offset, found=f"{old_offset} + {old_length} + 64")
-    return old_offset, old_length, old_digest
+def _offsets(e: dict[str, NDArray[Any]], own: NDArray[Any], end: int) -> None:
+    offset, stored = e["offset"], e["stored"]
+    if len(own) == 0:
+        if end != PREAMBLE.itemsize:
+            raise _fail("bytes that nothing accounts for", "extents", offset=PREAMBLE.itemsize)
+        return
+    size = np.uint64(end)
+    _all((offset <= size) & (stored <= size - np.minimum(offset, size)), "outside of the file", "offset", offset)
+    before = np.concatenate([np.array([PREAMBLE.itemsize], np.uint64), offset[:-1] + stored[:-1]])
+    to = np.where(e["length"] >= LARGE, PAGE, ALIGNMENT).astype(np.uint64)
+    expected = (before + to - np.uint64(1)) // to * to
+    if not np.array_equal(offset, expected):
+        at = np.flatnonzero(offset != expected)
+        raise _fail(
+            "extents do not follow each other",
+            "offset",
+            own[at],
+            expected=int(expected[at[0]]),
+            found=int(offset[at[0]]),
+        )
+    last = int(offset[-1]) + int(stored[-1])
+    if align(last) != end:
+        raise _fail("the index does not follow the last extent", "extents", expected=align(last), found=end)

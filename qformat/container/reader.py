@@ -1,262 +1,555 @@
-"""The reader: `open` a file or a set of shards; its records and bytes are there when asked for, nothing before."""
+"""Reading: a mapping of names to bytes, checked before they are believed.
+
+`open` reads trailer and index, and validates all of it. Extents are views of the mapping; the chunks that a call
+touches are hashed the first time that they are touched.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import blake3
 import numpy as np
+from numpy.typing import NDArray
 
-from qformat.container import shards, verify
-from qformat.container.constants import LIMITS, MAJOR, NAN_BITS, Kind, Limits
-from qformat.container.identity import content_digest
-from qformat.container.index import read_index
-from qformat.container.part import Part
-from qformat.container.source import open_source
-from qformat.dtypes import NAME_OF_ID
-from qformat.errors import QFormatError
+from qformat import dtypes
+from qformat.container import chunks, strictjson
+from qformat.container.index import ALIAS, ATTACHMENT, Index, parse
+from qformat.container.records import (
+    BYTE_ORDER,
+    CHUNK,
+    KINDS,
+    LIMITS,
+    MAGIC,
+    NONE,
+    PREAMBLE,
+    RAW,
+    TRAILER,
+    TRAILER_MAGIC,
+    VERSION,
+    Limits,
+    Record,
+)
+from qformat.container.sources import ByteSource, open_source
+from qformat.errors import IntegrityError, InvalidFileError, LimitError, QFormatError, UnsupportedError
 
-Array = np.ndarray[Any, Any]
+Bytes = NDArray[np.uint8]
+
+# What else a file may be, by how it begins.
+_KINDS = {
+    b"GGUF": "a GGUF file",
+    b"PK\x03\x04": "a zip archive (or a PyTorch checkpoint)",
+    b"\x1f\x8b": "gzip",
+    b"\x80\x02": "a pickle",
+    b"version https://git-lfs": "a Git LFS pointer: the file itself was not downloaded",
+    b"<": "a web page",
+    b"\x93NUMPY": "a numpy array",
+    b"\x89QFM\n": "mangled by a text-mode transfer",
+    b"\x89QFM\r\r": "mangled by a text-mode transfer",
+    b"\0\0\0\0\0\0\0\0": "zeros: an interrupted or pre-sized download",
+}
 
 
-@dataclass(frozen=True)
-class Record:
-    """One row of the table. An alias has the numbers of its target, and `target` says which that is."""
+class Part:
+    """One file of a container: its bytes, its index and what of it has been checked."""
 
-    name: str
-    kind: str  # "tensor", "alias" or "attachment"; "unknown" for an optional kind of a later version
-    scheme: int  # number in Container.schemes; −1 without one
-    dtype: str  # the source's dtype; "" without one
-    shape: tuple[int, ...]
-    parameters: tuple[int, int, int, int]
-    order: int
-    offset: int  # in the file that holds it
-    length: int  # logical bytes of the extent
-    stored: int  # bytes in the file
-    digest: bytes  # BLAKE3 of the stored bytes
-    error: float | None
-    max_error: float | None
-    shard: int  # 0 in a single file, else the shard's number from 1
-    target: str | None
+    def __init__(self, source: ByteSource, limits: Limits) -> None:
+        self.source = source
+        try:
+            self.index, self.digest, self.version = _open(source, limits)
+        except BaseException as error:
+            source.close()
+            if isinstance(error, QFormatError):
+                error.file = error.file or source.path
+            raise
+        records = self.index.records
+        self.tensors = int((records["kind"] != ATTACHMENT).sum())
+        self.names = self.index.names
+        self.touched = np.zeros(len(self.index.chunks), bool)
+
+    def find(self, name: bytes, first: int, last: int) -> int | None:
+        row = bisect_left(self.names, name, first, last)
+        return row if row < last and self.names[row] == name else None
+
+    def read(self, row: int, start: int, stop: int) -> Bytes:
+        """Logical bytes [start, stop) of an extent; IntegrityError if a chunk of them is damaged."""
+        r = self.index.records[row]
+        first, length = int(r["first_chunk"]), int(r["length"])
+        low, high = start // CHUNK, -(-stop // CHUNK) if stop > start else start // CHUNK
+        table = self.index.chunks[first : first + int(r["chunks"])]
+        before = int(table["stored"][:low].sum(dtype=np.uint64))
+        if (table["codec"][low:high] == RAW).all():
+            base = int(r["offset"]) + before
+            if not self.touched[first + low : first + high].all():
+                for chunk in range(low, high):
+                    self._check(
+                        row, first + chunk, self.source.view(base + (chunk - low) * CHUNK, int(table["stored"][chunk]))
+                    )
+                self.source.check()
+            return self.source.view(base + start - low * CHUNK, stop - start)
+        pieces, position = [], int(r["offset"]) + before
+        for chunk in range(low, high):
+            stored = self.source.pread(position, int(table["stored"][chunk]))
+            self._check(row, first + chunk, stored)
+            raw = chunks.decode(int(table["codec"][chunk]), stored, min(CHUNK, length - chunk * CHUNK))
+            pieces.append(raw)
+            position += stored.size
+        whole = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+        return whole[start - low * CHUNK : stop - low * CHUNK]
+
+    def _check(self, row: int, chunk: int, stored: Bytes) -> None:
+        if self.touched[chunk]:
+            return
+        expected = int(self.index.chunks["xxh3"][chunk])
+        found = chunks.checksum(stored)
+        if found != expected:
+            self.source.check()  # a file that has shrunk is not a damaged one
+            inside = chunk - int(self.index.records["first_chunk"][row])
+            raise IntegrityError(
+                "damaged",
+                file=self.source.path,
+                tensor=self.names[row].decode(),
+                field=f"chunk {inside}",
+                expected=f"{expected:016x}",
+                found=f"{found:016x}",
+            )
+        self.touched[chunk] = True
+
+    def verify(self, row: int, progress: Callable[[int], Any]) -> list[QFormatError]:
+        """Every chunk hash and the digest of one extent, read with pread; the padding before it is zero."""
+        r = self.index.records[row]
+        name, position, bad = self.names[row].decode(), int(r["offset"]), []
+        digest = blake3.blake3(max_threads=1)
+        first = int(r["first_chunk"])
+        for chunk in range(first, first + int(r["chunks"])):
+            size = int(self.index.chunks["stored"][chunk])
+            try:
+                stored = self.source.pread(position, size)
+                digest.update(stored)
+                found, expected = chunks.checksum(stored), int(self.index.chunks["xxh3"][chunk])
+                if found != expected:
+                    bad.append(f"chunk {chunk - first} at byte {position}")
+                elif int(self.index.chunks["codec"][chunk]) != RAW:
+                    chunks.decode(
+                        int(self.index.chunks["codec"][chunk]),
+                        stored,
+                        min(CHUNK, int(r["length"]) - (chunk - first) * CHUNK),
+                    )
+            except QFormatError as error:
+                error.file, error.tensor = self.source.path, name
+                return [error]
+            position += size
+            progress(size)
+        if bad or digest.digest() != r["digest"].tobytes():
+            where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "digest"
+            return [IntegrityError("damaged", file=self.source.path, tensor=name, field=where)]
+        return []
+
+    def verify_rest(self) -> list[QFormatError]:
+        """What lies between and around extents: padding is zero, superseded indexes are what they were."""
+        errors: list[QFormatError] = []
+        r = self.index.records
+        own = r[r["kind"] != ALIAS]
+        own = own[np.argsort(own["order"], kind="stable")]
+        ends = np.concatenate([[PREAMBLE.itemsize], own["offset"].astype(np.int64) + own["stored"].astype(np.int64)])
+        starts = np.concatenate([own["offset"].astype(np.int64), [self.index.end]])
+        for end, start in zip(ends.tolist(), starts.tolist(), strict=True):
+            if start > end and self.source.pread(end, start - end).any():
+                errors.append(
+                    InvalidFileError("padding is not zero", file=self.source.path, field="padding", offset=end)
+                )
+        previous, oldest = self.index.previous, self.index.end if not self.index.previous[1] else 0
+        while previous[1]:
+            start, length, digest = previous
+            raw = self.source.pread(start, length)
+            tail = self.source.pread(start + length, TRAILER.itemsize).view(TRAILER)[0]
+            if blake3.blake3(raw).digest() != digest or not _trailer_is_whole(
+                tail, start, length, start + length + TRAILER.itemsize
+            ):
+                errors.append(
+                    IntegrityError(
+                        "a superseded index is damaged", file=self.source.path, field="previous", offset=start
+                    )
+                )
+                break
+            older = parse(raw, start, LIMITS)
+            previous = older.previous
+            oldest = start
+        if not errors and oldest != self.index.end:
+            errors.append(
+                InvalidFileError(
+                    "bytes that nothing accounts for", file=self.source.path, field="extents", offset=self.index.end
+                )
+            )
+        return errors
 
 
-_KINDS = {int(Kind.TENSOR): "tensor", int(Kind.ALIAS): "alias", int(Kind.ATTACHMENT): "attachment"}
+def _trailer_is_whole(tail: Any, offset: int, length: int, end: int) -> bool:
+    return bool(
+        tail["magic"].tobytes() == TRAILER_MAGIC
+        and int(tail["checksum"]) == chunks.checksum(tail.tobytes()[: TRAILER.itemsize - 8])
+        and (int(tail["index_offset"]), int(tail["index_length"]), int(tail["file_size"])) == (offset, length, end)
+    )
 
 
-class Container:
-    """An open container, a lazy mapping from names to bytes; made by `qformat.container.open`, picklable by path."""
+def _open(source: ByteSource, limits: Limits) -> tuple[Index, str, tuple[int, int]]:
+    """Preamble, trailer and index of a file, in the order in which each is trusted."""
+    head = source.pread(0, min(source.size, PREAMBLE.itemsize)) if source.size else np.zeros(0, np.uint8)
+    start = head.tobytes()
+    if start[:8] != MAGIC[: len(start[:8])] or (start and len(start) < 8 and start != MAGIC[: len(start)]):
+        what = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
+        if what is None and source.size > 10 and start[8:9] == b"{":
+            what = "a safetensors file"
+        raise InvalidFileError(
+            "not a .qf file" + (f" but {what}" if what else ""), field="magic", offset=0, found=start[:8].hex()
+        )
+    least = PREAMBLE.itemsize + TRAILER.itemsize
+    if source.size < least:
+        raise InvalidFileError(
+            "the file is cut short", field="size", expected=f"at least {least} bytes", found=source.size
+        )
+    preamble = head.view(PREAMBLE)[0]
+    if int(preamble["byte_order"]) != BYTE_ORDER:
+        raise InvalidFileError(
+            "wrong byte order", field="preamble.byte_order", offset=8, found=hex(int(preamble["byte_order"]))
+        )
+    if int(preamble["major"]) != VERSION[0]:
+        raise UnsupportedError(
+            "another major version", field="preamble.major", expected=VERSION[0], found=int(preamble["major"])
+        )
+    if any(preamble["reserved"].tobytes()):
+        raise InvalidFileError("reserved bytes are not zero", field="preamble.reserved", offset=16)
+    at = source.size - TRAILER.itemsize
+    tail = source.pread(at, TRAILER.itemsize).view(TRAILER)[0]
+    if tail["magic"].tobytes() != TRAILER_MAGIC:
+        raise InvalidFileError(
+            "no trailer at the end: the file is cut short, or an edit was torn: see `qformat meta recover`",
+            field="trailer.magic",
+            offset=at,
+        )
+    if int(tail["checksum"]) != chunks.checksum(tail.tobytes()[: TRAILER.itemsize - 8]):
+        raise IntegrityError("the trailer is damaged", field="trailer.checksum", offset=at)
+    if any(tail["reserved"].tobytes()):
+        raise InvalidFileError("reserved bytes are not zero", field="trailer.reserved", offset=at)
+    if int(tail["file_size"]) != source.size:
+        raise InvalidFileError(
+            "the file has another length than it says",
+            field="trailer.file_size",
+            expected=int(tail["file_size"]),
+            found=source.size,
+        )
+    offset, length = int(tail["index_offset"]), int(tail["index_length"])
+    if offset % 64 or not PREAMBLE.itemsize <= offset <= at or length != at - offset:
+        raise InvalidFileError("the index does not lie before the trailer", field="trailer.index_offset", found=offset)
+    if length > limits.index:
+        raise LimitError(
+            "the index is too long", field="trailer.index_length", expected=f"at most {limits.index}", found=length
+        )
+    raw = source.pread(offset, length)
+    digest = blake3.blake3(raw, max_threads=blake3.blake3.AUTO)
+    if digest.digest() != tail["index_digest"].tobytes():
+        raise IntegrityError("the index is damaged", field="trailer.index_digest", offset=offset)
+    index = parse(raw, offset, limits)
+    return index, digest.hexdigest(), (VERSION[0], index.minor)
+
+
+class Container(Mapping[str, Record]):
+    """The tensors of a file or of a set of shards: names in execution order, to records.
+
+    Attributes:
+        path: what was opened.
+        size: bytes of all files together.
+        version: (major, minor).
+        digest: BLAKE3 of the index in hex: covers every byte.
+        schemes: what the records' `scheme` numbers mean, as JSON objects.
+        metadata: flat keys to JSON values.
+    """
 
     def __init__(self, path: str | os.PathLike[str], limits: Limits = LIMITS) -> None:
         self.path = os.fspath(path)
-        self._limits = limits
-        source = open_source(self.path)
+        first = Part(open_source(path), limits)
+        self.parts = [first]
         try:
-            index = read_index(source, limits)
-            self._head = Part(source, index, 0, 0)
-            self._parts = shards.open_parts(self._head, limits) if index.document.shards else [self._head]
+            self.parts += _shards(first, limits)
         except BaseException:
-            source.close()
+            self.close()
             raise
-        self.size = sum(part.source.size for part in {id(p): p for p in (self._head, *self._parts)}.values())
-        self.version = (MAJOR, index.minor)
-        self.digest = index.digest.hex()
-        self.schemes: list[dict[str, Any]] = [s for part in self._parts for s in part.index.document.schemes]
-        self.metadata: dict[str, Any] = index.document.metadata
-        self.attachments: Mapping[str, bytes] = Attachments(self._head)
+        self.version, self.digest = first.version, first.digest
+        self.metadata: dict[str, Any] = first.index.document["metadata"]
+        self.size = sum(part.source.size for part in self.parts)
+        self.schemes: list[dict[str, Any]] = []
+        self._scheme_base: list[int] = []
+        for part in self.parts:
+            self._scheme_base.append(len(self.schemes))
+            self.schemes += part.index.document["schemes"]
+        self.attachments: Mapping[str, bytes] = Attachments(self)
+
+    # -- names ---------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return sum(part.index.tensors for part in self._parts)
+        return sum(part.tensors for part in self.parts)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._find(name) is not None
 
+    def __getitem__(self, name: str) -> Record:
+        return self.record(name)
+
     def names(self) -> list[str]:
-        """Names of tensors and aliases in file order, which is the order of execution."""
-        return list(self._names)
+        """Tensors and aliases in execution order."""
+        found = []
+        for part in self.parts:
+            rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
+            found += [part.names[row].decode() for row in rows.tolist()]
+        return found
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return [name for part in self._parts for name in part.names]
-
-    @cached_property
-    def content_digest(self) -> str:
-        """The identity of names, shapes, schemes and tensor bytes alone; survives edits of the metadata."""
-        return content_digest(self._parts)
-
-    def record(self, name: str) -> Record:
-        """The record of a tensor or alias; KeyError when there is none."""
-        part, i = self._locate(name)
-        row = part.index.records[i]
-        source = part.index.records[part.resolve(i)]
-        rank = min(int(source["rank"]), 8)
-        return Record(
-            name=name,
-            kind=_KINDS.get(int(row["kind"]), "unknown"),
-            scheme=part.first_scheme + int(source["scheme"]) if source["kind"] == Kind.TENSOR else -1,
-            dtype=dtype_name(int(source["dtype"])),
-            shape=tuple(source["shape"][:rank].tolist()),
-            parameters=tuple(source["parameters"].tolist()),
-            order=int(row["order"]),
-            offset=int(source["offset"]),
-            length=int(source["length"]),
-            stored=int(source["stored"]),
-            digest=source["digest"].tobytes(),
-            error=_measured(source["error"]),
-            max_error=_measured(source["max_error"]),
-            shard=part.number,
-            target=part.index.name(part.resolve(i)) if row["kind"] == Kind.ALIAS else None,
-        )
-
-    def columns(self) -> dict[str, Any]:
-        """Every record at once, in the order of `names()`: name → list or array, aliases with their target's numbers.
-
-        `name` (list of str), `kind` u8, `alias` bool, `scheme` int64, `dtype` (ids, see qformat.dtypes), `rank`,
-        `shape` (n, 8), `parameters` (n, 4), `offset`, `length`, `stored`, `error`, `max_error` (NaN: not measured),
-        `shard`.
-        """
-        fields = ("dtype", "rank", "shape", "parameters", "offset", "length", "stored", "error", "max_error")
-        columns: dict[str, list[Any]] = {field: [] for field in ("kind", "alias", "scheme", "shard", *fields)}
-        for part in self._parts:
-            rows = part.index.records[part.sequence]
-            alias = rows["kind"] == Kind.ALIAS
-            source = part.index.records[np.where(alias, rows["target"], part.sequence)]
-            tensor = source["kind"] == Kind.TENSOR
-            columns["kind"].append(rows["kind"])
-            columns["alias"].append(alias)
-            columns["scheme"].append(np.where(tensor, source["scheme"].astype(np.int64) + part.first_scheme, -1))
-            columns["shard"].append(np.full(len(rows), part.number, np.uint32))
-            for field in fields:
-                columns[field].append(source[field])
-        return {"name": self._names, **{field: np.concatenate(column) for field, column in columns.items()}}
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
-        """Logical bytes start…stop of a tensor's extent as read-only uint8: a view of the mapping when stored raw.
-
-        The chunks touched are checked against their hashes the first time. IntegrityError names the damaged chunk,
-        ChangedError a file that is no longer what was opened; KeyError without such a name, ValueError after close.
-        """
-        part, i = self._locate(name)
-        return part.read(i, start, stop)
-
-    def prefetch(self, *names: str) -> None:
-        """Ask the kernel to read these tensors' bytes ahead; returns at once."""
-        for name in names:
-            part, i = self._locate(name)
-            row = part.index.records[part.resolve(i)]
-            part.source.advise(int(row["offset"]), int(row["stored"]))
-
-    @contextlib.contextmanager
-    def guard(self, name: str | None = None) -> Iterator[None]:
-        """Surround work on views of the mapping: ChangedError before or after it when a file changed meanwhile.
-
-        Results computed inside are only to be used after the block ended without an error. With `name`, only the file
-        that holds that tensor is looked at.
-        """
-        parts = self._parts if name is None else [self._locate(name)[0]]
-        with contextlib.ExitStack() as stack:
-            for part in parts:
-                stack.enter_context(part.source.guard())
-            yield
-
-    def verify(
-        self,
-        names: Iterable[str] | None = None,
-        workers: int | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[QFormatError]:
-        """Check every stored byte (or those of `names`) and return what is wrong, one error a damaged tensor or gap.
-
-        `progress` is called with the number of bytes done since the last call. Reads go through memory of their own,
-        so a file that shrinks meanwhile raises ChangedError.
-        """
-        wanted = None if names is None else [self._locate(name) for name in names]
-        return verify.verify(self._head, self._parts, wanted, workers, progress)
-
-    def close(self) -> None:
-        """Close every file; arrays that were read stay valid, later reads raise ValueError."""
-        for part in (self._head, *self._parts):
-            part.source.close()
-
-    def __enter__(self) -> Container:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Container, (self.path, self._limits)
-
-    def __repr__(self) -> str:
-        return f"<Container {self.path!r}: {len(self)} tensors>"
-
-    def _find(self, name: str) -> tuple[Part, int] | None:
-        for part in self._parts:
-            i = part.index.find(name)
-            if i >= 0:
-                return part, i
+    def _find(self, name: str, attached: bool = False) -> tuple[int, int] | None:
+        try:
+            key = name.encode("ascii")
+        except UnicodeEncodeError:
+            return None
+        for number, part in enumerate(self.parts):
+            row = part.find(key, part.tensors, len(part.names)) if attached else part.find(key, 0, part.tensors)
+            if row is not None:
+                return number, row
         return None
 
-    def _locate(self, name: str) -> tuple[Part, int]:
+    def _locate(self, name: str) -> tuple[int, int]:
         found = self._find(name)
         if found is None:
             raise KeyError(name)
         return found
 
+    def record(self, name: str) -> Record:
+        """What the index says of a tensor; KeyError if there is none of that name."""
+        number, row = self._locate(name)
+        part = self.parts[number]
+        r = part.index.records[row]
+        target = None if int(r["target"]) == NONE else part.names[int(r["target"])].decode()
+        error, most = float(r["error"]), float(r["max_error"])
+        return Record(
+            name=name,
+            kind=KINDS[int(r["kind"])],
+            scheme=int(r["scheme"]) + self._scheme_base[number],
+            dtype=dtypes.NAME_OF_ID[int(r["dtype"])],
+            shape=tuple(r["shape"][: int(r["rank"])].tolist()),
+            parameters=tuple(r["parameters"].tolist()),
+            order=int(r["order"]),
+            offset=int(r["offset"]),
+            length=int(r["length"]),
+            stored=int(r["stored"]),
+            digest=r["digest"].tobytes(),
+            error=None if error != error else error,
+            max_error=None if most != most else most,
+            shard=number,
+            target=target,
+        )
+
+    def columns(self) -> list[tuple[NDArray[Any], Sequence[str], int]]:
+        """For lists of many tensors: (records, names, base of the scheme numbers) of each file, in execution order."""
+        found = []
+        for part, base in zip(self.parts, self._scheme_base, strict=True):
+            rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
+            found.append((part.index.records[rows], [part.names[row].decode() for row in rows.tolist()], base))
+        return found
+
+    @property
+    def content_digest(self) -> str:
+        """BLAKE3 in hex over names, shapes, schemes and tensor bytes: the same after any edit of metadata."""
+        lines: list[tuple[str, bytes]] = []
+        schemes = [strictjson.dumps(scheme).decode() for scheme in self.schemes]
+        for records, names, base in self.columns():
+            columns = [records[field].tolist() for field in ("dtype", "rank", "shape", "parameters", "scheme", "digest")]
+            for name, dtype, rank, shape, parameters, scheme, digest in zip(names, *columns, strict=True):
+                before = strictjson.dumps([name, dtypes.NAME_OF_ID[dtype], shape[:rank], parameters])[:-1].decode()
+                lines.append((name, f'{before},{schemes[scheme + base]},"{digest.hex()}"]\n'.encode()))
+        lines.sort()  # names are ASCII, so their order is that of their bytes
+        return blake3.blake3(b"".join(line for _, line in lines)).hexdigest()
+
+    # -- bytes ---------------------------------------------------------------------------------------------------------
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Bytes:
+        """Logical bytes [start, stop) of a tensor's extent: a read-only view of the mapping where they are stored raw.
+
+        Raises:
+            KeyError: no such tensor.
+            IntegrityError: a chunk that this call is the first to touch does not match its hash.
+            ChangedError: the file is no longer what was opened.
+        """
+        number, row = self._locate(name)
+        part = self.parts[number]
+        length = int(part.index.records["length"][row])
+        start, stop, _ = slice(start, stop).indices(length)
+        try:
+            return part.read(row, start, max(stop, start))
+        except QFormatError as error:
+            error.file, error.tensor = error.file or part.source.path, error.tensor or name
+            raise
+
+    def guard(self) -> None:
+        """ChangedError if a file of this container is no longer what was opened."""
+        for part in self.parts:
+            part.source.check()
+
+    def verify(
+        self,
+        names: Sequence[str] | None = None,
+        workers: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> list[QFormatError]:
+        """Every byte (or those of some tensors) against its hashes, in parallel; one error for each bad tensor.
+
+        `progress` is called with the number of bytes done so far.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        from threading import Lock
+
+        done, lock = 0, Lock()
+
+        def advance(count: int) -> None:
+            nonlocal done
+            with lock:
+                done += count
+                if progress is not None:
+                    progress(done)
+
+        jobs: list[tuple[Part, int]] = []
+        if names is not None:
+            jobs = [(self.parts[number], row) for number, row in map(self._locate, names)]
+        else:
+            for part in self.parts:
+                own = np.flatnonzero(part.index.records["kind"] != ALIAS)
+                own = own[np.argsort(part.index.records["offset"][own], kind="stable")]
+                jobs += [(part, row) for row in own.tolist()]
+        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+            errors = [error for found in pool.map(lambda job: job[0].verify(job[1], advance), jobs) for error in found]
+        if names is None:
+            for part in self.parts:
+                errors += part.verify_rest()
+        self.guard()
+        return errors
+
+    def close(self) -> None:
+        """Let go of the files. Arrays that were handed out stay valid."""
+        for part in self.parts:
+            part.source.close()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Container, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"<qformat.Container {self.path!r}: {len(self)} tensors>"
+
 
 class Attachments(Mapping[str, bytes]):
-    """The files that came with the model, by name, in file order; read and checked when asked for."""
+    """Files that belong to the model, by relative path."""
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        index = part.index
-        rows = [i for i in range(index.tensors, len(index.records))]
-        rows.sort(key=lambda i: int(index.records["order"][i]))
-        self._names = [index.name(i) for i in rows]
+    def __init__(self, container: Container) -> None:
+        self._container = container
 
-    def __getitem__(self, name: str) -> bytes:
-        i = self._part.index.find(name, attachment=True)
-        if i < 0:
-            raise KeyError(name)
-        return self._part.read(i, 0, None).tobytes()
+    def _names(self) -> list[str]:
+        return [name.decode() for part in self._container.parts for name in part.names[part.tensors :]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._names())
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._names())
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._part.index.find(name, attachment=True) >= 0
-
-    def size(self, name: str) -> int:
-        """Bytes of an attachment, without reading it."""
-        i = self._part.index.find(name, attachment=True)
-        if i < 0:
+    def __getitem__(self, name: str) -> bytes:
+        found = self._container._find(name, attached=True)
+        if found is None:
             raise KeyError(name)
-        return int(self._part.index.records["length"][i])
+        part, row = self._container.parts[found[0]], found[1]
+        return part.read(row, 0, int(part.index.records["length"][row])).tobytes()
 
 
-def open(path: str | os.PathLike[str], *, limits: Limits = LIMITS) -> Container:
-    """Open a `.qf` file, a set of shards by its manifest, or either behind an fsspec URL.
+def check_shard_name(name: Any, file: str) -> str:
+    """InvalidFileError unless `name` is a bare file name on every system, ending like a shard does."""
+    from pathlib import PurePosixPath, PureWindowsPath  # a set of shards is rare, and pathlib takes 4 ms
 
-    Raises InvalidFileError, LimitError, IntegrityError or UnsupportedError when the file is not sound, OSError when
-    it cannot be opened.
-    """
-    return Container(path, limits)
+    plain = (
+        isinstance(name, str)
+        and name.isascii()
+        and name.isprintable()
+        and 0 < len(name) <= 255
+        and PurePosixPath(name).name == name == PureWindowsPath(name).name
+        and not any(c in name for c in '\\/:*?"<>|')
+        and name.endswith(".qf")
+        and name == name.strip()
+        and name.split(".")[0].upper() not in ("CON", "PRN", "AUX", "NUL")
+    )
+    if not plain:
+        raise InvalidFileError("not the name of a shard", file=file, field="json.shards.file", found=name)
+    return str(name)
 
 
-def dtype_name(number: int) -> str:
-    """The dtype's name; "" for 0, and "unknown-N" for one that a later version added."""
-    return NAME_OF_ID.get(number, f"unknown-{number}") if number else ""
-
-
-def _measured(value: Any) -> float | None:
-    bits = int(np.float64(value).view(np.uint64))
-    return None if bits == NAN_BITS else float(value)
+def _shards(first: Part, limits: Limits) -> list[Part]:
+    """The other files of a set, each the very one that the manifest names: size and digest must agree."""
+    table = first.index.document.get("shards")
+    if ("shards" in first.index.document["required"]) != (table is not None):
+        raise InvalidFileError(
+            "shards and the feature of that name go together", file=first.source.path, field="json.shards"
+        )
+    if table is None:
+        return []
+    file = first.source.path
+    if not isinstance(table, list) or not 1 <= len(table) <= limits.shards or first.tensors:
+        raise InvalidFileError("not a table of shards beside no tensors", file=file, field="json.shards")
+    parts: list[Part] = []
+    seen: set[str] = set()
+    missing = []
+    for row in table:
+        if not isinstance(row, dict) or set(row) != {"file", "size", "digest"}:
+            raise InvalidFileError("a shard is file, size and digest", file=file, field="json.shards", found=row)
+        name = check_shard_name(row["file"], file)
+        if name in seen:
+            raise InvalidFileError("a shard twice", file=file, field="json.shards", found=name)
+        seen.add(name)
+    folder, separator, _ = file.rpartition("/")
+    try:
+        for row in table:
+            path = folder + separator + row["file"]
+            try:
+                part = Part(open_source(path), limits)
+            except FileNotFoundError:
+                missing.append(row["file"])
+                continue
+            parts.append(part)
+            if "shards" in part.index.document or len(part.names) != part.tensors:
+                raise InvalidFileError("a shard is itself a set, or has attachments", file=path, field="json.shards")
+            if part.source.size != row["size"] or part.digest != row["digest"]:
+                raise IntegrityError(
+                    "not the shard that the set was made with",
+                    file=path,
+                    field="digest",
+                    expected=row["digest"],
+                    found=part.digest,
+                )
+        if missing:
+            raise InvalidFileError(
+                f"{len(missing)} of {len(table)} shards are missing: {', '.join(missing[:5])}",
+                file=file,
+                field="json.shards",
+            )
+        every = [name for part in parts for name in part.names]
+        if len(set(every)) != len(every):
+            twice = next(name for name in every if every.count(name) > 1)
+            raise InvalidFileError("a tensor is in two shards", file=file, tensor=twice.decode(), field="json.shards")
+    except BaseException:
+        for part in parts:
+            part.source.close()
+        raise
+    return parts

@@ -1,104 +1,99 @@
-"""JSON as the format allows it: RFC 8259 without duplicate keys, within limits, numbers that every reader agrees on.
+"""The JSON of an index: a small strict subset, the same for every reader.
 
-The text is measured before anything is parsed (length, depth, number of values), so a hostile document costs no more
-memory than an honest one; msgspec then parses it, and a walk over the result finds what a parser lets through.
+UTF-8 without a mark, no duplicate keys, no NaN or infinities, limited depth and size. Parsers disagree on all of
+these; a scan here decides before msgspec builds anything.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import json
+from typing import Any, NoReturn
 
-import msgspec
 import numpy as np
 
-from qformat.container.constants import LIMITS, Limits
+from qformat.container.records import Limits
 from qformat.errors import InvalidFileError, LimitError
 
-MAX_INTEGER = 2**53 - 1
 
-# One string literal; an unterminated one runs to the end, so that scanning stays linear.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_BRACKETS = np.zeros(256, np.int8)
-_BRACKETS[[ord("["), ord("{")]] = 1
-_BRACKETS[[ord("]"), ord("}")]] = -1
+def dumps(value: Any) -> bytes:
+    """Canonical text: keys sorted, no spaces, UTF-8; ValueError for what has no JSON form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def canonical(value: Any) -> bytes:
-    """The one text that this library writes for `value`: sorted keys, no spaces, UTF-8."""
-    return msgspec.json.encode(value, order="sorted")
+_BLOCK = 1 << 20
+_STEP = np.zeros(256, np.int8)
+_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 
 
-def loads(data: bytes, *, limits: Limits = LIMITS, file: object = None, base: int = 0) -> Any:
-    """The value of a strict JSON text that stands at offset `base` of `file`; InvalidFileError or LimitError."""
-    if len(data) > limits.json_bytes:
-        raise LimitError("JSON is too long", file=file, field="json", offset=base, expected=f"at most {limits.json_bytes} bytes", found=len(data))
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidFileError("JSON is not UTF-8", file=file, field="json", offset=base + error.start) from error
-    colons = _measure(data, limits, file, base)
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        at = re.search(r"byte (\d+)", str(error))
-        where = base + (int(at[1]) if at else 0)
-        raise InvalidFileError(f"not JSON: {error}", file=file, field="json", offset=where) from error
-    members = _walk(value, limits, file, base)
-    if members != colons:
-        raise InvalidFileError("duplicate key", file=file, field="json", offset=base, found=_duplicate(data))
+def _depth(text: bytes, limit: int) -> None:
+    # Strings are cut out first: after removing escapes, quotes come in pairs.
+    outside = b"".join(text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    level = 0
+    for start in range(0, len(outside), _BLOCK):
+        levels = level + np.cumsum(_STEP[np.frombuffer(outside[start : start + _BLOCK], np.uint8)], dtype=np.int32)
+        if int(levels.max()) > limit:
+            raise LimitError("JSON nests too deep", field="json", expected=f"at most {limit} levels")
+        level = int(levels[-1])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidFileError("duplicate key in JSON", field="json", found=key)
+        found[key] = value
+    return found
+
+
+def _refuse(text: str) -> NoReturn:
+    raise InvalidFileError("not a JSON number", field="json", found=text)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:
+        raise LimitError("integer too large in JSON", field="json", found=text[:24])
+    value = int(text)
+    if abs(value) >= 1 << 64:
+        raise LimitError("integer too large in JSON", field="json", found=text)
     return value
 
 
-def _measure(data: bytes, limits: Limits, file: object, base: int) -> int:
-    """Check depth and number of values outside strings; return the number of colons, one for every member."""
-    skeleton = _STRING.sub(b"", data)
-    levels = np.cumsum(_BRACKETS[np.frombuffer(skeleton, np.uint8)], dtype=np.int64)
-    depth = int(levels.max(initial=0))
-    if depth > limits.json_depth:
-        raise LimitError("JSON is nested too deeply", file=file, field="json", offset=base, expected=f"depth {limits.json_depth}", found=depth)
-    values = sum(skeleton.count(mark) for mark in (b",", b"[", b"{"))
-    if values > limits.json_values:
-        raise LimitError("JSON holds too many values", file=file, field="json", offset=base, expected=f"at most {limits.json_values}", found=values)
-    return skeleton.count(b":")
+def loads(text: bytes, limits: Limits) -> Any:
+    """The value of strict JSON text.
 
-
-def _walk(value: Any, limits: Limits, file: object, base: int) -> int:
-    """Check every number and string; return the number of object members."""
-    members, pending = 0, [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            members += len(item)
-            pending.extend(item.values())
-            pending.extend(item)
-        elif isinstance(item, list):
-            pending.extend(item)
-        elif isinstance(item, str):
-            if len(item) > limits.json_string:
-                raise LimitError("string is too long", file=file, field="json", offset=base, expected=f"at most {limits.json_string} characters", found=len(item))
-        elif isinstance(item, int) and abs(item) > MAX_INTEGER:
-            shown = item if item.bit_length() < 256 else f"an integer of {item.bit_length()} bits"
-            raise LimitError("integer is not exact in every reader", file=file, field="json", offset=base, expected="at most 2^53 - 1", found=shown)
-    return members
-
-
-def _duplicate(data: bytes) -> str:
-    """Name the first key that stands twice in one object; only called once a duplicate is known to exist."""
-    import json
-
-    class Found(Exception):
-        pass
-
-    def pairs(members: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for key, _ in members:
-            if key in seen:
-                raise Found(key)
-            seen.add(key)
-
+    Raises:
+        InvalidFileError, LimitError: it is not in the subset.
+    """
+    if len(text) > limits.json:
+        raise LimitError("JSON too long", field="json", expected=f"at most {limits.json}", found=len(text))
+    if text[:3] == b"\xef\xbb\xbf" or b"\x00" in text:
+        raise InvalidFileError("JSON is not plain UTF-8", field="json")
+    _depth(text, limits.json_depth)
     try:
-        json.loads(data, object_pairs_hook=pairs)
-    except Found as found:
-        return str(found)
-    return "a key"
+        decoded = text.decode("utf-8")
+        value = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
+    except UnicodeDecodeError as error:
+        raise InvalidFileError("JSON is not UTF-8", field="json", offset=error.start) from error
+    except json.JSONDecodeError as error:
+        raise InvalidFileError(f"not JSON: {error.msg}", field="json", offset=error.pos) from error
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, InvalidFileError):
+            raise
+        raise InvalidFileError("not JSON", field="json") from error
+    _check_numbers_and_text(value)
+    return value
+
+
+def _check_numbers_and_text(value: Any) -> None:
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            todo.extend(item.keys())
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+        elif isinstance(item, float) and item - item != 0:
+            raise InvalidFileError("a number is beyond float64", field="json")
+        elif isinstance(item, str) and not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
+            raise InvalidFileError("a lone surrogate in a string", field="json")

@@ -1,81 +1,103 @@
-"""The writer: an append-only state machine over any binary file object, a pipe included.
+"""Writing a file in one pass, without seeking: preamble, extents, index, trailer.
 
->>> import io
->>> file = io.BytesIO()
->>> writer = Writer(file)
->>> scheme = {"coding": {"coding": "dense", "dtype": "float32"}}
->>> entry = writer.tensor("w", scheme=scheme, dtype="float32", shape=(2, 2), length=16, data=[bytes(16)])
->>> entry = writer.alias("tied", "w")
->>> entry = writer.attachment("config.json", b"{}")
->>> digest = writer.finish({"general.name": "example"})
+    with open("x.qf", "wb") as file:
+        writer = Writer(file)
+        bytes_ = {"coding": {"coding": "dense", "dtype": "uint8"}}
+        writer.tensor("w", scheme=bytes_, dtype="uint8", shape=(3,), length=3, data=[b"abc"])
+        writer.attachment("config.json", b"{}")
+        digest = writer.finish({"general.name": "example"})
 
-Extents are written as they come; the index, at the end, is built from the entries that each call returned. A journal
-that keeps those entries can resume: cut the file to `entries[-1].end`, seek there and pass them to a new Writer.
+The writer is a small state machine: extents may be added until `finish`, and a call that fails leaves it unusable.
+What it knows of each finished extent is an `Entry`, plain data that a journal can keep; a writer made from the entries
+of an earlier one goes on where that one stopped.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
 
+import blake3
+import msgspec
 import numpy as np
 
-from qformat.container import chunks, digest, records
-from qformat.container.build import Entry, build_index, build_trailer
-from qformat.container.constants import (
-    ALIGNMENT,
+from qformat.container import chunks, strictjson
+from qformat.container.records import (
+    BYTE_ORDER,
     CHUNK,
+    CHUNK_ROW,
+    INDEX,
+    INDEX_MAGIC,
+    KINDS,
     LIMITS,
-    MAJOR,
+    MAGIC,
+    NONE,
+    PARAMETERS,
     PREAMBLE,
-    PREAMBLE_MAGIC,
-    Encoding,
+    RANK,
+    RECORD,
+    TRAILER,
+    TRAILER_MAGIC,
+    VERSION,
     Kind,
     align,
-    alignment_of,
+    extent_offset,
+    sections,
 )
-from qformat.container.document import Document, Features, Part, Shard
 from qformat.dtypes import TABLE
-from qformat.errors import OutputError
+from qformat.errors import OutputError, RecipeError
 
-_ENCODINGS = {None: Encoding.RAW, "zstd": Encoding.ZSTD, "split": Encoding.SPLIT}
+
+class Entry(msgspec.Struct, frozen=True):
+    """One finished extent (or alias): all that the index will say about it."""
+
+    name: str
+    kind: Kind
+    scheme: dict[str, Any] | None
+    dtype: str
+    shape: tuple[int, ...]
+    parameters: tuple[int, ...]
+    offset: int
+    length: int
+    stored: int
+    digest: bytes
+    chunks: list[tuple[int, int, int]]  # stored length, codec, xxh3
+    error: float | None = None
+    max_error: float | None = None
+    target: str | None = None
+
+    @property
+    def end(self) -> int:
+        """File offset after the extent."""
+        return self.offset + self.stored
 
 
 class Writer:
-    """Writes one container to `file`, which needs nothing but `write`.
+    """Appends extents to `file`, a binary file object at its beginning (with `entries`: at the end of the last).
 
-    `entries` are those of an earlier, interrupted Writer whose file was cut back to the end of the last one. `part`
-    is (number, count) for a shard of a set. Misuse (a name twice, data of another length, a call after `finish` or
-    after an error) raises ValueError or RuntimeError, a failed write OutputError.
+    Raises:
+        OutputError: a call out of order, or one after a failure.
+        RecipeError: a name, shape or dtype that the format does not allow.
+        OSError: what the file raises.
     """
 
-    def __init__(self, file: BinaryIO, *, entries: Sequence[Entry] = (), part: tuple[int, int] | None = None) -> None:
+    def __init__(self, file: BinaryIO, *, entries: Sequence[Entry] = ()) -> None:
         self._file = file
-        self._entries = list(entries)
-        self._names = {(entry.kind == Kind.ATTACHMENT, entry.name) for entry in entries}
-        self._position = max([PREAMBLE.itemsize, *(entry.end for entry in entries)])
-        self._part = part
-        self._open, self._finished = True, False
-        # Extents are in the file once there is one; aliases alone leave nothing behind but the preamble.
+        self._entries: dict[tuple[bool, str], Entry] = {_key(entry): entry for entry in entries}
+        self._end = max((entry.end for entry in entries), default=0)
+        self._state = "open"
         if not entries:
-            self._position = 0
-            self._write(preamble())
+            self._put(preamble())
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The entries written so far, in order."""
-        return tuple(self._entries)
-
-    @property
-    def position(self) -> int:
-        """Bytes written so far, or the place of the last entry's end after resuming."""
-        return self._position
+    def end(self) -> int:
+        """Bytes written so far."""
+        return self._end
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` wrote the trailer."""
-        return self._finished
+        """Whether index and trailer are written."""
+        return self._state == "finished"
 
     def tensor(
         self,
@@ -87,170 +109,233 @@ class Writer:
         length: int,
         data: Iterable[Any],
         parameters: Sequence[int] = (),
-        compression: Literal["zstd", "split"] | None = None,
+        compression: str | None = None,
         itemsize: int = 1,
         error: float | None = None,
         max_error: float | None = None,
     ) -> Entry:
-        """Append one tensor: `data` yields buffers of `length` bytes in all (the extent); `dtype`, `shape` are the source's.
+        """Append a tensor: `length` logical bytes that `data` yields in pieces of any size.
 
-        `compression="split"` wants the element's `itemsize` (2 or 4). Returns the entry, written but not yet durable.
+        `compression` is None, "zstd" or "split" (the bytes of each item of `itemsize` 2 or 4 apart, then zstd).
         """
         if dtype not in TABLE:
-            raise ValueError(f"unknown dtype {dtype!r}")
-        sizes = tuple(int(size) for size in shape)
-        if len(sizes) > LIMITS.rank or any(not 0 <= size <= LIMITS.dim for size in sizes):
-            raise ValueError(f"{name}: shape {sizes} is beyond the format's limits")
-        if math.prod(max(size, 1) for size in sizes) > LIMITS.elements or len(parameters) > 4:
-            raise ValueError(f"{name}: too many elements or parameters")
-        encoding = _ENCODINGS[compression]
-        if (itemsize in (2, 4)) != (encoding == Encoding.SPLIT) or (encoding != Encoding.SPLIT and itemsize != 1):
-            raise ValueError(f"{name}: itemsize is 2 or 4 with split, else 1")
+            raise RecipeError("unknown dtype", tensor=name, field="dtype", expected=", ".join(TABLE), found=dtype)
+        if len(shape) > RANK or len(parameters) > PARAMETERS or any(not 0 <= d <= LIMITS.dimension for d in shape):
+            raise RecipeError("shape or parameters out of range", tensor=name, field="shape", found=tuple(shape))
+        about = {"scheme": dict(scheme), "dtype": dtype, "shape": tuple(int(d) for d in shape)}
+        errors = {"error": error, "max_error": max_error}
+        padded = (*map(int, parameters), *[0] * (PARAMETERS - len(parameters)))
         return self._extent(
-            name,
-            Kind.TENSOR,
-            length,
-            data,
-            encoding,
-            itemsize,
-            scheme=dict(scheme),
-            dtype=dtype,
-            shape=sizes,
-            parameters=tuple(int(value) for value in parameters),
-            error=None if error is None else float(error),
-            max_error=None if max_error is None else float(max_error),
+            name, "tensor", length, data, compression, itemsize, {**about, **errors, "parameters": padded}
         )
 
-    def attachment(self, name: str, data: Any, *, compression: Literal["zstd"] | None = None) -> Entry:
-        """Append a file that belongs to the model (config.json, tokenizer files), under its file name."""
-        return self._extent(name, Kind.ATTACHMENT, memoryview(data).nbytes, [data], _ENCODINGS[compression], 1)
+    def attachment(self, name: str, data: bytes) -> Entry:
+        """Append a file that belongs to the model, under a relative path."""
+        about = {"scheme": None, "dtype": "uint8", "shape": (len(data),), "parameters": (0,) * PARAMETERS}
+        return self._extent(name, "attachment", len(data), [data], None, 1, about)
 
     def alias(self, name: str, target: str) -> Entry:
-        """Append a second name (a tied weight) for tensor `target` of this file, which may still be to come."""
-        self._reserve(name, Kind.ALIAS)
-        entry = Entry(name=name, kind=Kind.ALIAS, order=len(self._entries), target=target, offset=0)
-        self._entries.append(entry)
-        return entry
+        """A tensor that is another one, as tied weights are: no bytes of its own."""
+        self._ready(name, "alias")
+        of = self._entries.get((False, target))
+        if of is None or of.kind != "tensor":
+            raise RecipeError("an alias needs a tensor that is there", tensor=name, field="target", found=target)
+        return self._note(msgspec.structs.replace(of, name=name, kind="alias", target=target))
 
-    def finish(self, metadata: Mapping[str, Any], *, shards: Sequence[Shard] = ()) -> str:
-        """Append index and trailer and flush; returns the file's digest in hex. The Writer is then closed."""
-        self._ready()
-        tensors = {entry.name for entry in self._entries if entry.kind == Kind.TENSOR}
-        for entry in self._entries:
-            if entry.target is not None and entry.target not in tensors:
-                raise ValueError(f"alias {entry.name}: there is no tensor {entry.target}")
-        doc = Document(
-            metadata=dict(metadata),
-            shards=list(shards),
-            features=Features(required=["shards"] if shards else []),
-            part=Part(*self._part) if self._part else None,
-        )
-        index = build_index(self._entries, doc)
-        self._write(bytes(align(self._position, ALIGNMENT) - self._position))
-        trailer = build_trailer(index, self._position)
-        self._write(index)
-        self._write(trailer)
-        self._file.flush()
-        self._open, self._finished = False, True
-        return digest.blake3_of(index).hex()
+    def finish(self, metadata: Mapping[str, Any], *, shards: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """Write index and trailer; the file is complete (but not synced). Returns its digest in hex."""
+        if self._state != "open":
+            raise OutputError(f"finish on a writer that is {self._state}")
+        document: dict[str, Any] = {"required": [], "optional": [], "metadata": dict(metadata)}
+        if shards is not None:
+            document |= {"required": ["shards"], "shards": list(shards)}
+        index = build_index(list(self._entries.values()), document)
+        self._put(bytes(align(self._end) - self._end))
+        digest = blake3.blake3(index).digest()
+        offset = self._end
+        self._put(index)
+        self._put(trailer(offset, len(index), digest))
+        self._state = "finished"
+        return digest.hex()
+
+    def _ready(self, name: str, kind: Kind) -> None:
+        if self._state != "open":
+            raise OutputError(f"{kind} on a writer that is {self._state}", tensor=name)
+        check_name(name)
+        if (kind == "attachment", name) in self._entries:
+            raise RecipeError("the name is taken", tensor=name, field="name")
 
     def _extent(
-        self, name: str, kind: Kind, length: int, data: Iterable[Any], encoding: Encoding, itemsize: int, **fields: Any
+        self,
+        name: str,
+        kind: Kind,
+        length: int,
+        data: Iterable[Any],
+        compression: str | None,
+        itemsize: int,
+        about: dict[str, Any],
     ) -> Entry:
-        if not 0 <= length <= LIMITS.extent_bytes:
-            raise ValueError(f"{name}: an extent has 0 to {LIMITS.extent_bytes} bytes, not {length}")
-        self._reserve(name, kind)
-        offset = align(self._position, alignment_of(length))
-        self._open = False  # an exception from here on leaves half an extent behind: nothing may follow it
-        self._write(bytes(offset - self._position))
-        whole = digest.hasher(length)
-        hashes, sizes = [], []
-        for chunk in _chunks(data, length, name):
-            stored = chunks.encode(chunk, encoding, itemsize)
-            whole.update(stored)
-            hashes.append(digest.xxh3(stored))
-            sizes.append(memoryview(stored).nbytes)
-            self._write(stored)
-        entry = Entry(
-            name=name,
-            kind=kind,
-            order=len(self._entries),
-            offset=offset,
-            length=length,
-            stored=sum(sizes),
-            encoding=encoding,
-            itemsize=itemsize,
-            digest=whole.digest(),
-            chunk_hash=tuple(hashes),
-            chunk_stored=tuple(sizes),
-            **fields,
+        self._ready(name, kind)
+        self._state = "broken"  # until this call has succeeded
+        offset = extent_offset(self._end, length)
+        self._put(bytes(offset - self._end))
+        digest, rows, total = blake3.blake3(max_threads=blake3.blake3.AUTO), [], 0
+        for raw in _chunked(data):
+            total += raw.size
+            codec, stored = chunks.encode(raw, compression, itemsize)
+            digest.update(stored)
+            rows.append((len(stored), codec, chunks.checksum(stored)))
+            self._put(stored)
+        if total != length:
+            raise OutputError("data has another length", tensor=name, field="length", expected=length, found=total)
+        self._state = "open"
+        size = sum(row[0] for row in rows)
+        return self._note(
+            Entry(
+                name=name,
+                kind=kind,
+                offset=offset,
+                length=length,
+                stored=size,
+                digest=digest.digest(),
+                chunks=rows,
+                **about,
+            )
         )
-        self._entries.append(entry)
-        self._open = True
+
+    def _note(self, entry: Entry) -> Entry:
+        self._entries[_key(entry)] = entry
         return entry
 
-    def _ready(self) -> None:
-        if not self._open:
-            raise RuntimeError("the writer is finished, or an earlier error left half an extent")
+    def _put(self, data: Any) -> None:
+        if len(data):
+            self._file.write(data)
+            self._end += len(data)
 
-    def _reserve(self, name: str, kind: Kind) -> None:
-        self._ready()
-        records.check_name(name, attachment=kind == Kind.ATTACHMENT)
-        key = (kind == Kind.ATTACHMENT, name)
-        if key in self._names:
-            raise ValueError(f"{name}: the name is taken")
-        self._names.add(key)
 
-    def _write(self, data: Any) -> None:
-        view = memoryview(data).cast("B")
-        self._position += len(view)
-        try:
-            while len(view):
-                # A raw (unbuffered) file may write less than it was given.
-                written = self._file.write(view)
-                view = view[len(view) if written is None else written :]
-        except OSError as error:
-            self._open = False
-            name = getattr(self._file, "name", None)  # an int where the file was opened by descriptor
-            failure = OutputError(f"cannot write: {error.strerror or error}", file=name, offset=self._position - len(view))
-            failure.errno = error.errno
-            raise failure from error
+def _key(entry: Entry) -> tuple[bool, str]:
+    return entry.kind == "attachment", entry.name
+
+
+def _chunked(data: Iterable[Any]) -> Iterable[np.ndarray[Any, Any]]:
+    """Pieces of any size as chunks of exactly CHUNK bytes, the last one shorter."""
+    held: list[np.ndarray[Any, Any]] = []
+    size = 0
+    for piece in data:
+        raw = (
+            np.frombuffer(piece, np.uint8)
+            if not isinstance(piece, np.ndarray)
+            else np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+        )
+        start = 0
+        while raw.size - start >= CHUNK - size:
+            cut = raw[start : start + CHUNK - size]
+            yield cut if not held else np.concatenate([*held, cut])
+            start, held, size = start + CHUNK - size, [], 0
+        if start < raw.size:
+            held.append(raw[start:].copy() if raw.size - start < CHUNK else raw[start:])
+            size += raw.size - start
+    if size:
+        yield held[0] if len(held) == 1 else np.concatenate(held)
+
+
+def check_name(name: str) -> None:
+    """RecipeError unless the format allows the name: 1–512 printable ASCII bytes, a plain relative path."""
+    plain = (
+        name.isascii()
+        and name.isprintable()
+        and "\\" not in name
+        and 1 <= len(name) <= LIMITS.name
+        and name == name.strip()
+    )
+    if not plain or name in (".", "..") or ("/" in name and any(part in ("", ".", "..") for part in name.split("/"))):
+        raise RecipeError("not a name that a file can hold", tensor=name[:80], field="name")
 
 
 def preamble() -> bytes:
     """The first 64 bytes of every file."""
     head = np.zeros(1, PREAMBLE)
-    head["magic"], head["major"] = np.void(PREAMBLE_MAGIC), MAJOR
+    head["magic"], head["byte_order"], head["major"] = np.void(MAGIC), BYTE_ORDER, VERSION[0]
     return head.tobytes()
 
 
-def _chunks(data: Iterable[Any], length: int, name: str) -> Iterator[memoryview]:
-    """Regroup buffers into chunks of 4 MiB without copying where a buffer holds whole ones."""
-    pending, total = bytearray(), 0
-    for buffer in data:
-        view = _flat(buffer)
-        total += len(view)
-        if total > length:
-            break
-        while len(view):
-            if not pending and len(view) >= CHUNK:
-                yield view[:CHUNK]
-                view = view[CHUNK:]
-                continue
-            take = CHUNK - len(pending)
-            pending += view[:take]
-            view = view[take:]
-            if len(pending) == CHUNK:
-                yield memoryview(pending)
-                pending = bytearray()
-    if total != length:
-        raise ValueError(f"{name}: {length} bytes were announced and {'more' if total > length else total} came")
-    if pending:
-        yield memoryview(pending)
+def trailer(offset: int, length: int, digest: bytes) -> bytes:
+    """The last 128 bytes of a file whose index of `length` bytes begins at `offset`."""
+    tail = np.zeros(1, TRAILER)
+    tail["magic"], tail["index_offset"], tail["index_length"] = np.void(TRAILER_MAGIC), offset, length
+    tail["file_size"], tail["index_digest"] = offset + length + TRAILER.itemsize, np.void(digest)
+    tail["checksum"] = chunks.checksum(tail.tobytes()[: TRAILER.itemsize - 8])
+    return tail.tobytes()
 
 
-def _flat(buffer: Any) -> memoryview:
-    if isinstance(buffer, np.ndarray):
-        # Types of ml_dtypes have no buffer protocol of their own; their bytes do.
-        buffer = np.ascontiguousarray(buffer).reshape(-1).view(np.uint8)
-    return memoryview(buffer).cast("B")
+def build_index(
+    entries: Sequence[Entry], document: dict[str, Any], previous: tuple[int, int, bytes] = (0, 0, bytes(32))
+) -> bytes:
+    """The bytes of an index of entries in file order."""
+    schemes: dict[bytes, int] = {}
+    numbers = [
+        NONE if e.scheme is None else schemes.setdefault(strictjson.dumps(e.scheme), len(schemes)) for e in entries
+    ]
+    first = np.concatenate([[0], np.cumsum([0 if e.kind == "alias" else len(e.chunks) for e in entries])]).astype(
+        np.uint64
+    )
+    of_name = {_key(e): i for i, e in enumerate(entries)}
+    by_name = sorted(range(len(entries)), key=lambda i: (entries[i].kind == "attachment", entries[i].name.encode()))
+    row_of = {i: row for row, i in enumerate(by_name)}
+    records = np.zeros(len(entries), RECORD)
+    names: list[bytes] = []
+    position = 0
+    for row, i in enumerate(by_name):
+        e = entries[i]
+        name = e.name.encode()
+        names.append(name)
+        target = NONE if e.target is None else row_of[of_name[False, e.target]]
+        own = of_name[False, e.target] if e.target is not None else i
+        shape = (*e.shape, *[0] * (RANK - len(e.shape)))
+        nan = float("nan")
+        records[row] = (
+            position,
+            len(name),
+            KINDS.index(e.kind),
+            numbers[i],
+            TABLE[e.dtype].id,
+            len(e.shape),
+            shape,
+            e.parameters,
+            i,
+            e.offset,
+            e.length,
+            e.stored,
+            first[own],
+            len(e.chunks),
+            target,
+            0,
+            np.void(e.digest),
+            nan if e.error is None else e.error,
+            nan if e.max_error is None else e.max_error,
+        )
+        position += len(name)
+    pool = b"".join(names)
+    rows = [row for e in entries if e.kind != "alias" for row in e.chunks]
+    table = np.array(rows, CHUNK_ROW) if rows else np.zeros(0, CHUNK_ROW)
+    text = strictjson.dumps({**document, "schemes": [msgspec.json.decode(s) for s in schemes]})
+    starts = sections(len(records), len(table), len(pool), len(text))
+    head = np.zeros(1, INDEX)
+    head["magic"], head["minor"], head["records"], head["chunks"] = (
+        np.void(INDEX_MAGIC),
+        VERSION[1],
+        len(records),
+        len(table),
+    )
+    head["names_length"], head["json_length"] = len(pool), len(text)
+    head["extents_end"] = align(max((e.end for e in entries), default=PREAMBLE.itemsize))
+    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
+        previous[0],
+        previous[1],
+        np.void(previous[2]),
+    )
+    out = bytearray(starts[-1])
+    out[: INDEX.itemsize] = head.tobytes()
+    for start, part in zip(starts, (records.tobytes(), table.tobytes(), pool, text), strict=False):
+        out[start : start + len(part)] = part
+    return bytes(out)
