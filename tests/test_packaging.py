@@ -68,7 +68,8 @@ def test_wheel_from_the_sdist_is_whole_and_clean(tmp_path: Path) -> None:
     assert not (place / "converters").exists()
     code = (
         f"import sys; sys.meta_path = [f for f in sys.meta_path if 'Redirect' not in type(f).__name__]; "
-        f"sys.path.insert(0, {str(place)!r}); import qformat, qformat.kernels._native; import qformat.converters.methods._native; "
+        f"sys.path.insert(0, {str(place)!r}); import qformat, qformat.kernels._native; "
+        f"import qformat.converters.methods._native; "
         f"assert qformat.__file__.startswith({str(place)!r}), qformat.__file__"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

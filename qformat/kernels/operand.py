@@ -17,6 +17,8 @@ from qformat.dtypes import numpy_dtype
 from qformat.errors import KernelError
 from qformat.kernels import _native
 
+Panels = _native.Panels
+
 Mode = Literal["exact", "int8"]
 
 Read = Callable[[int, int], NDArray[np.uint8]]
@@ -91,6 +93,11 @@ def decode_rows(
     out = np.empty((bottom - top, shape[1]), numpy_dtype(dtype))
     _native.decode(kernel, native, 0, last - first, _FLOATS[dtype], out.reshape(-1).view(np.uint8))
     return out[rows.start - top : rows.stop - top]
+
+
+def decode_into(kernel: str, native: Panels, first: int, last: int, out: NDArray[Any]) -> None:
+    """Panels [first, last) into `out`, C-contiguous rows of a float type."""
+    _native.decode(kernel, native, first, last, _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8))
 
 
 def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> Operand:

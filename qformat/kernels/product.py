@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat import linear, transforms
+from qformat.codings.panel import ROWS
 from qformat.codings.parts import Arrays, whole
 from qformat.corrections import Correction, LowRank, Outliers
+from qformat.errors import KernelError
 from qformat.kernels import operand
 from qformat.kernels.operand import Mode, Operand
 from qformat.linear import Scheme
@@ -59,6 +61,25 @@ class Product:
             for correction, its in self._corrections:
                 y += _corrected(correction, its, values)
         return y
+
+    def decode_panels(self, first: int, last: int, out: NDArray[Any], kernel: str) -> bool:
+        """Rows 16·first … of the weight, up to the end of panel `last` − 1 (or the last row), into `out`.
+
+        Args:
+            out: (rows, K), C-contiguous, float32, float16 or bfloat16.
+
+        Returns:
+            Whether it was done; only a native weight without transforms and corrections decodes here.
+        """
+        scheme, native = self.scheme, self.operand.native
+        around = scheme.transforms or scheme.output_transforms or scheme.corrections
+        if around or kernel == "reference" or not isinstance(native, operand.Panels):
+            return False
+        rows = min(last * ROWS, self.shape[0]) - first * ROWS
+        if out.shape != (rows, self.shape[1]):
+            raise KernelError("out has the wrong shape", expected=(rows, self.shape[1]), found=out.shape)
+        operand.decode_into(kernel, native, first, last, out)
+        return True
 
     def _coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
         """The coded matrix. In `int8` with an outlier threshold, large inputs are multiplied exactly (LLM.int8)."""

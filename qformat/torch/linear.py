@@ -9,16 +9,18 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from qformat import kernels
+from qformat.codings.panel import ROWS
 from qformat.store import Tensor
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
 
 Mode = Literal["exact", "int8"]
 
-# Rows of x up to which the kernels read the codes once for each eight of them; from here on decoding a tile pays.
-SMALL = 16
+# Rows of x up to which the kernels serve, reading the codes once for each eight of them; beyond, decoding tiles pays.
+SMALL = 32
 
 # Weights decoded at a time for larger batches: the tile is still in the cache when the product reads it.
-TILE = 1 << 21
+TILE = 1 << 22
 
 
 class QLinear(nn.Module):
@@ -98,11 +100,15 @@ class QLinear(nn.Module):
         if self.tensor.scheme.output_transforms or self.tensor.scheme.transposed or len(self.tensor.shape) != 2:
             return (x @ self._decoded(x).T).to(rows.dtype)
         out = torch.empty(len(rows), self.out_features, dtype=compute)
-        step = max(TILE // max(self.in_features, 1) // 16 * 16, 16)
+        step = max(TILE // max(self.in_features, 1) // ROWS * ROWS, ROWS)
+        scratch = torch.empty(min(step, self.out_features), self.in_features, dtype=compute)
+        kernel = kernels.active()
         for top in range(0, self.out_features, step):
             bottom = min(top + step, self.out_features)
-            tile = self.tensor.decode(dtype_name(compute), rows=slice(top, bottom))
-            torch.mm(x, from_array(tile).T, out=out[:, top:bottom])
+            tile = scratch[: bottom - top]
+            if not self.tensor.product.decode_panels(top // ROWS, -(-bottom // ROWS), to_array(tile), kernel):
+                tile = from_array(self.tensor.decode(dtype_name(compute), rows=slice(top, bottom)))
+            torch.mm(x, tile.T, out=out[:, top:bottom])
         return out.to(rows.dtype)
 
     def _decoded(self, x: torch.Tensor) -> torch.Tensor:
