@@ -13,8 +13,9 @@ settings.register_profile("ci", max_examples=50, derandomize=True, **_COMMON)
 settings.register_profile("full", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# Two workers with two threads each are enough for two cores; set before anything imports torch or a BLAS.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Workers share the cores: more threads than cores wait for each other at every barrier. Set before anything imports torch
+# or a BLAS.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
