@@ -13,7 +13,7 @@ import qformat
 STORIES = Path(__file__).parent / "data" / "stories260K"
 
 # The libraries outside of the standard library that each may load.
-IMPORT = {"msgspec", "numpy", "blake3", "xxhash", "qformat"}
+IMPORT = {"msgspec", "numpy", "blake3", "typing_extensions", "xxhash", "qformat"}
 LOOK = IMPORT | {"click", "ml_dtypes"}
 CHECK = LOOK | {"zstandard", "cffi", "_cffi_backend", "backports"}
 
