@@ -262,6 +262,6 @@ def test_split_compression_saves_a_third_of_bfloat16(tmp_path: Path) -> None:
             itemsize=2,
         )
         writer.finish({})
-    assert entry.stored < 0.72 * entry.length
+    assert entry.stored < 0.672 * entry.length  # ZipNN (arXiv 2411.05239) reports about a third
     with container.open(tmp_path / "x.qf") as opened:
         assert np.array_equal(opened.read("w").view(np.uint16), data)
