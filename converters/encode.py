@@ -136,8 +136,9 @@ class Encoder:
             states.append(result.state)
         nonfinite = (sum(n for (n, _), _ in seen), sum(i for (_, i), _ in seen))
         problem = next((why for _, why in seen if why is not None), None)
-        looked = states and all(found is not None for found in states)
-        if problem is not None or (looked and method.settle(item.options, method.combine(states)) != options):
+        looked = [found for found in states if found is not None]
+        whole = bool(looked) and len(looked) == len(states)
+        if problem is not None or (whole and method.settle(item.options, method.combine(looked)) != options):
             if assembly is not None:
                 assembly.close()
             if any(nonfinite) or options.get("scale_dtype") != "float16" or item.options.get("scale_dtype") != "auto":

@@ -129,7 +129,7 @@ def _target(tensor: Any, dtype: str) -> str:
 
 
 def _nbytes(tensor: Any, dtype: str) -> int:
-    return prod(tensor.shape) * dtypes.itemsize(_target(tensor, dtype))
+    return int(prod(tensor.shape)) * dtypes.itemsize(_target(tensor, dtype))
 
 
 def _header(model: Any, names: list[str], dtype: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a tensor is to its model, told from its name, its shape and the configuration: linear or not, and which way round.
+"""What a tensor is to its model, told from name, shape and configuration: linear or not, and which way round.
 
 Only tensors in files are looked at, never modules, so an architecture that nobody has met yet needs no code: a 2-D
 `….weight` that is nothing else is a linear. What cannot be told stays dense, and the plan says why.
@@ -123,7 +123,7 @@ def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> Ro
     return Role(False, "fused experts of unknown orientation; a rule with axis can say")
 
 
-# -- execution order ----------------------------------------------------------------------------------------------------
+# -- execution order ---------------------------------------------------------------------------------------------------
 
 _LAYER = re.compile(r"(^|\.)(layers?|h|blocks?|block|encoder|decoder|transformer)\.(\d+)\.")
 _PART_ORDER = tuple(

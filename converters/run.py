@@ -35,7 +35,7 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. `nonfinite` maps tensors to (NaN, infinities); `left_dense` says why an item was not coded."""
+    """What a conversion did. `nonfinite`: tensor → (NaN, infinities); `left_dense`: why an item was not coded."""
 
     path: Path
     digest: str
@@ -368,7 +368,7 @@ def _stoppable(stop: Callable[[], None]) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop()
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:

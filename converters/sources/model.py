@@ -110,7 +110,7 @@ def _split_by_matrix(start: int, stop: int, rows: int) -> list[tuple[int, int, i
 
 
 def _read_into(tensor: SourceTensor, offset: int, target: memoryview) -> None:
-    """Fill `target` from the tensor's file: pread into owned memory, so a file that shrinks is an error, not a SIGBUS."""
+    """Fill `target` from the tensor's file by pread, so that a file that shrinks is an error and not a SIGBUS."""
     opened = _open(tensor.file, os.getpid())  # held while it is used: another thread may clear the cache
     descriptor = opened.number
     if not tensor.file.matches(os.fstat(descriptor)):

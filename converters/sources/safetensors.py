@@ -145,9 +145,9 @@ def _refuse_duplicates(raw: bytes, entries: dict[str, _Entry], bad: Any) -> None
     field names is exact. With backslashes, or tensors called like a field, a slower parser looks at every pair.
     """
     names = ('"dtype"', '"shape"', '"data_offsets"')
-    if b"\\" not in raw and not any(name.strip('"') in entries for name in names) and b"__metadata__" not in raw:
-        if all(raw.count(name.encode()) == len(entries) for name in names):
-            return
+    plain = b"\\" not in raw and b"__metadata__" not in raw and not any(name.strip('"') in entries for name in names)
+    if plain and all(raw.count(name.encode()) == len(entries) for name in names):
+        return
     if len(raw) > MAX_SLOW_HEADER:
         # Ordinary files keep a tiny __metadata__ object and no escapes; count around the object.
         start, end = raw.find(b'"__metadata__"'), -1

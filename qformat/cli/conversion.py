@@ -10,7 +10,7 @@ import click
 METHODS = ("ls", "rtn", "hqq", "nf4", "fp4", "int8", "eetq", "sinq", "tail")
 
 
-class GroupSize(click.ParamType):
+class GroupSize(click.ParamType):  # type: ignore[type-arg]
     """A positive number, or `row`."""
 
     name = "N|row"
@@ -28,7 +28,7 @@ class GroupSize(click.ParamType):
         return number
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # type: ignore[type-arg]
     """KEY=VALUE for an option that only some methods have; the value is a number, true, false or a word."""
 
     name = "KEY=VALUE"

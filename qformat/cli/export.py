@@ -14,7 +14,7 @@ import click
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def command(file: str, directory: str, dtype: str, shard_size: str, overwrite: bool, json_: bool, quiet: bool) -> int:
-    """Decode every tensor of FILE into DIRECTORY: safetensors, configuration and tokenizer, as any runtime reads them."""
+    """Decode every tensor of FILE into DIRECTORY: safetensors, configuration and tokenizer, for any runtime."""
     import qformat
     from qformat.converters.export import export, exported_bytes
     from qformat.report import as_json, numbers
@@ -28,5 +28,6 @@ def command(file: str, directory: str, dtype: str, shard_size: str, overwrite: b
     if json_:
         click.echo(as_json.dumps({"directory": directory, "files": list(done.files), "nbytes": done.nbytes}))
     elif not quiet:
-        Printer().line(("ok", "good"), f"  {directory}: {numbers.size(done.nbytes)} in {numbers.plural(len(done.files), 'file')}")
+        files = numbers.plural(len(done.files), "file")
+        Printer().line(("ok", "good"), f"  {directory}: {numbers.size(done.nbytes)} in {files}")
     return 0

@@ -28,7 +28,9 @@ VARIANTS = [(name, {}) for name in METHODS] + [
 ]
 
 
-def encode(tmp_path: Path, weight: np.ndarray, method: str, options: dict, workers: int = 1, memory: int = 2**30) -> Encoded:
+def encode(
+    tmp_path: Path, weight: np.ndarray, method: str, options: dict, workers: int = 1, memory: int = 2**30
+) -> Encoded:
     path = save(tmp_path / "x.safetensors", {"layers.0.up_proj.weight": weight})
     plan = make_plan(open_source(path), make_recipe(None, method=method, **options))
     pool = Inline() if workers == 1 else ThreadPoolExecutor(workers)

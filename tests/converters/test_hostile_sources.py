@@ -106,14 +106,15 @@ def test_short_files(size: int, tmp_path: Path) -> None:
 
 
 def test_a_header_of_many_tensors_is_quick_and_small(tmp_path: Path) -> None:
-    """Half a million entries in a header at the limit: bounded memory in a fresh process, and duplicates still found."""
+    """Half a million entries in a header at the limit: bounded memory in a fresh process, duplicates still found."""
     names = b",".join(b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(500_000))
     good = raw_safetensors(tmp_path / "good.safetensors", b"{" + names + b"}")
     twice = raw_safetensors(
         tmp_path / "twice.safetensors", b"{" + names + b',"000000":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}}'
     )
     code = (
-        "import resource, sys\nfrom qformat.converters.sources.safetensors import read_header\nfrom pathlib import Path\n"
+        "import resource, sys\n"
+        "from qformat.converters.sources.safetensors import read_header\nfrom pathlib import Path\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    print(len(read_header(Path(sys.argv[1]))[1]))\n"
         "except ValueError as error:\n    print(error.args[0])\n"
