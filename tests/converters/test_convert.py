@@ -1,4 +1,4 @@
-"""A conversion from end to end: what comes out is what the plan said, whatever the workers, shards and instruction sets."""
+"""A conversion end to end: what the plan said comes out, whatever the workers, shards and instruction sets."""
 
 from __future__ import annotations
 

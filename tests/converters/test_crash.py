@@ -1,4 +1,4 @@
-"""Killed, interrupted, out of disk, twice at once: the same command ends with the same bytes and leaves nothing over."""
+"""Killed, interrupted, out of disk, twice at once: the same command ends with the same bytes, nothing left over."""
 
 from __future__ import annotations
 
