@@ -20,9 +20,6 @@ _SPLIT = {SPLIT2: 2, SPLIT4: 4}
 _WINDOW_LOG = 23  # a chunk is 4 MiB, so nothing needs a larger window
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _LEVEL = 3
-# Planes of float bytes have skewed frequencies and no repeats: entropy coding alone (a fast search that hardly ever finds
-# a match) makes them a tenth smaller than any level that looks for matches, and takes a hundredth of the time.
-_PLANES = {"strategy": 1, "min_match": 7, "hash_log": 6, "window_log": 18, "target_length": 0}
 
 
 def checksum(data: Any) -> int:
@@ -43,8 +40,7 @@ def encode(raw: Bytes, compression: str | None, itemsize: int) -> tuple[int, Any
     if codec == ZSTD:
         engine = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
     else:
-        parameters = zstandard.ZstdCompressionParameters.from_level(1, write_content_size=True, **_PLANES)
-        engine = zstandard.ZstdCompressor(compression_params=parameters)
+        engine = zstandard.ZstdCompressor(compression_params=_entropy_only())
     packed = engine.compress(planes.data)
     return (codec, packed) if len(packed) < raw.size else (RAW, raw)
 
