@@ -1,0 +1,63 @@
+"""A file written back as a plain directory: what any loader reads is what the file decodes to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qformat
+from qformat.converters.export import export
+from qformat.converters.sources import open_source
+from qformat.errors import OutputError, RecipeError
+from tests.converters.checkpoints import STORIES, directory, llama
+
+
+@pytest.mark.parametrize("shard_size", ["5GiB", 100_000])
+def test_export_is_what_the_file_decodes_to(shard_size: str | int, tmp_path: Path) -> None:
+    qformat.convert(STORIES, tmp_path / "x.qf", method="ls")
+    done = export(tmp_path / "x.qf", tmp_path / "out", shard_size=shard_size)
+    source = open_source(tmp_path / "out")
+    assert sorted(done.files) == sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[-10:] != "index.json")
+    with qformat.open(tmp_path / "x.qf") as model:
+        assert set(source.tensors) == set(model)
+        for name, tensor in source.tensors.items():
+            assert tensor.dtype == "bfloat16"
+            assert tensor.shape == model[name].shape
+            got = tensor.read_rows(0, tensor.matrix_shape()[0]).reshape(tensor.shape)
+            assert np.array_equal(got, model[name].decode().astype(ml_dtypes.bfloat16))
+        assert done.nbytes == source.nbytes
+        assert (tmp_path / "out" / "tokenizer.json").read_bytes() == model.attachments["tokenizer.json"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_other_readers_agree(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = llama(1, dtype=np.float32)
+    tensors |= {"mask": np.ones((3, 3), bool), "ids": np.arange(5), "scalar": np.float32(3).reshape(())}
+    root = directory(tmp_path / "m", tensors)
+    qformat.convert(root, tmp_path / "x.qf", recipe={"rules": [{"match": "*.weight", "skip": True}]})
+    export(tmp_path / "x.qf", tmp_path / "out", dtype="float32")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(found) == set(tensors)
+    for name, want in tensors.items():
+        assert found[name].dtype == want.dtype
+        assert np.array_equal(found[name], want)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    qformat.convert(STORIES, tmp_path / "x.qf", method="rtn")
+    with pytest.raises(RecipeError):
+        export(tmp_path / "x.qf", tmp_path / "out", dtype="int4")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("a")
+    with pytest.raises(OutputError, match="not empty"):
+        export(tmp_path / "x.qf", tmp_path / "full")
+    with pytest.raises(OutputError, match="not a directory"):
+        export(tmp_path / "x.qf", tmp_path / "full" / "a")
+    export(tmp_path / "x.qf", tmp_path / "full", overwrite=True)
+    assert (tmp_path / "full" / "model.safetensors").exists()
