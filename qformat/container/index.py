@@ -7,6 +7,7 @@ float64 with a cap far below its precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 from operator import lt
 from typing import Any
@@ -41,6 +42,8 @@ TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
 
 # Container features that this version knows; an unknown required one refuses the file.
 FEATURES = frozenset({"shards"})
+
+_PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != ord("\\"))
 
 _DOCUMENT = {"required": list, "optional": list, "schemes": list, "metadata": dict}
 
@@ -165,8 +168,9 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     kind, rank = r["kind"], r["rank"]
     _all(kind < len(KINDS), "unknown kind", "kind", kind)
     _all(r["reserved"] == 0, "reserved bytes are not zero", "reserved", r["reserved"])
-    known = np.isin(r["dtype"], np.array(sorted(dtypes.NAME_OF_ID), np.uint64))
-    _all(known, "unknown dtype", "dtype", r["dtype"])
+    known = np.zeros(max(dtypes.NAME_OF_ID) + 2, bool)
+    known[list(dtypes.NAME_OF_ID)] = True
+    _all(known[np.minimum(r["dtype"], np.uint64(known.size - 1))], "unknown dtype", "dtype", r["dtype"])
     attached = kind == ATTACHMENT
     scheme_ok = np.where(attached, r["scheme"] == NONE, r["scheme"] < schemes)
     _all(scheme_ok, "no such scheme", "scheme", r["scheme"])
@@ -176,15 +180,18 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
         raise LimitError(
             "too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]]
         )
-    used = np.arange(RANK)[None, :] < rank[:, None]
-    _all(((r["shape"] == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", r["shape"])
-    if (r["shape"] > limits.dimension).any():
+    used = np.arange(RANK, dtype=np.uint64)[None, :] < rank[:, None]
+    shape = np.ascontiguousarray(r["shape"])
+    if (~used & (shape != 0)).any():
+        _all(((shape == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", shape)
+    if int(shape.max(initial=0)) > limits.dimension:
         at = np.flatnonzero((r["shape"] > limits.dimension).any(axis=1))
         raise LimitError(
             "a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist()
         )
-    elements = np.where(used, np.maximum(r["shape"], 1), 1).astype(np.float64).prod(axis=1)
-    if (elements > limits.elements).any():
+    # Dimensions of zero count as one, so that they cannot hide an absurd product.
+    elements = np.multiply.reduce(np.maximum(shape, np.uint64(1)).astype(np.float64), axis=1)
+    if float(elements.max(initial=0)) > limits.elements:
         at = np.flatnonzero(elements > limits.elements)
         raise LimitError("too many elements", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
     if (r["length"] > limits.extent).any():
@@ -193,7 +200,12 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     _all(
         ~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"]
     )
-    _all(np.sort(r["order"]) == np.arange(len(r)), "not a permutation", "order", r["order"])
+    order = r["order"]
+    _all(order < len(r), "not a permutation", "order", order)
+    seen = np.zeros(len(r), bool)
+    seen[order.astype(np.int64)] = True
+    if not seen.all():
+        raise _fail("not a permutation", "order", expected=f"a record with {int(np.flatnonzero(~seen)[0])}")
 
 
 def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
@@ -204,15 +216,15 @@ def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
     if int(starts[-1]) != len(pool):
         raise _fail("names do not fill the pool", "names", expected=len(pool), found=int(starts[-1]))
     _all(r["name_offset"] == starts[:-1], "names do not follow each other", "name_offset", r["name_offset"])
-    raw = np.frombuffer(pool, np.uint8)
-    bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
-    if bad.any():
+    if pool.translate(None, _PRINTABLE):
+        raw = np.frombuffer(pool, np.uint8)
+        bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
         at = int(np.searchsorted(starts, np.flatnonzero(bad)[0], side="right")) - 1
         raise _fail(
             "a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])]
         )
-    ends = starts.tolist()
-    names = [pool[a:b] for a, b in pairwise(ends)]
+    # A stream that is read name by name: the quickest way to cut bytes that needs no loop here.
+    names = list(map(BytesIO(pool).read, length.tolist()))
     first = int((r["kind"] != ATTACHMENT).sum())
     _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
     for part, base in ((names[:first], 0), (names[first:], first)):
@@ -290,13 +302,13 @@ def _chunk_rows(
     total = np.concatenate([np.zeros(1, np.int64), np.cumsum(stored)])
     sums = total[first[1:]] - total[first[:-1]]
     if not np.array_equal(e["stored"].astype(np.int64), sums):
-        at = np.flatnonzero(e["stored"].astype(np.int64) != sums)
+        wrong = np.flatnonzero(e["stored"].astype(np.int64) != sums)
         raise _fail(
             "chunks do not add up to the extent",
             "stored",
-            own[at],
-            expected=int(sums[at[0]]),
-            found=int(e["stored"][at[0]]),
+            own[wrong],
+            expected=int(sums[wrong[0]]),
+            found=int(e["stored"][wrong[0]]),
         )
 
 

@@ -353,7 +353,7 @@ class Container(Mapping[str, Record]):
 
     def columns(self) -> list[tuple[NDArray[Any], Sequence[str], int]]:
         """For lists of many tensors: (records, names, base of the scheme numbers) of each file, in execution order."""
-        found = []
+        found: list[tuple[NDArray[Any], Sequence[str], int]] = []
         for part, base in zip(self.parts, self._scheme_base, strict=True):
             rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
             found.append((part.index.records[rows], [part.names[row].decode() for row in rows.tolist()], base))
@@ -365,7 +365,8 @@ class Container(Mapping[str, Record]):
         lines: list[tuple[str, bytes]] = []
         schemes = [strictjson.dumps(scheme).decode() for scheme in self.schemes]
         for records, names, base in self.columns():
-            columns = [records[field].tolist() for field in ("dtype", "rank", "shape", "parameters", "scheme", "digest")]
+            fields = ("dtype", "rank", "shape", "parameters", "scheme", "digest")
+            columns = [records[field].tolist() for field in fields]
             for name, dtype, rank, shape, parameters, scheme, digest in zip(names, *columns, strict=True):
                 before = strictjson.dumps([name, dtypes.NAME_OF_ID[dtype], shape[:rank], parameters])[:-1].decode()
                 lines.append((name, f'{before},{schemes[scheme + base]},"{digest.hex()}"]\n'.encode()))

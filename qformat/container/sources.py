@@ -18,6 +18,8 @@ from qformat.remote import filesystem, is_remote, reported
 
 Bytes = NDArray[np.uint8]
 
+_POPULATE = 8 << 20  # more than a chunk, so only an index gets memory of its own kind
+
 
 class ByteSource(Protocol):
     """Random access to a file that does not change."""
@@ -73,7 +75,7 @@ class LocalFile:
     def pread(self, offset: int, length: int) -> Bytes:
         if self._fd < 0:
             raise ValueError("the file is closed")
-        out = np.empty(length, np.uint8)
+        out = _memory(length)
         done = 0
         while done < length:
             count = os.preadv(self._fd, [memoryview(out)[done:]], offset + done)
@@ -87,6 +89,14 @@ class LocalFile:
             os.close(self._fd)
             self._fd = -1
             self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
+
+
+def _memory(length: int) -> Bytes:
+    """Room for `length` bytes; for a large index all its pages are made at once, not by a fault each."""
+    if length < _POPULATE:
+        return np.empty(length, np.uint8)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+    return np.frombuffer(mmap.mmap(-1, length, flags=flags), np.uint8)
 
 
 def _map(descriptor: int, size: int) -> Bytes:
