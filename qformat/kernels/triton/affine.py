@@ -1,8 +1,8 @@
 """`affine` in panels on a GPU: `scale · (code − zero)` or `scale · code + offset` (spec/codings/affine.md).
 
-A product takes the planes of a code one after the other. The zero is taken from the first one's fields, so each dword
-gives a sum of small numbers times x, in float32, that the scale multiplies once. Decoding rounds as the numpy decoder
-does: no fused multiply-add.
+A product takes the planes of a code one after the other. Each dword gives Σ field·x and Σ x over its few inputs; zero,
+offset and scale are applied to these sums, in float32, before anything else is added. Decoding rounds as the numpy
+decoder does: no fused multiply-add.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from qformat.codings.grammar import Affine
 from qformat.codings.parts import Arrays
 from qformat.kernels.triton import panels
-from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_dword, load_numbers, store, units
+from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_numbers, load_units, store, units
 
 if TYPE_CHECKING:
     import torch
@@ -33,46 +33,37 @@ def _plane(
 ):  # fmt: skip
     """total (B, UNITS, 16) plus one tile of units of one plane, times x (batch, inputs)."""
     u = tile * UNITS + tl.arange(0, UNITS)
-    row = tl.arange(0, 16)
     rows = tl.arange(0, B)
-    group, at, first, held = units(u, inputs, PLANE, W, COLUMNS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, EVEN)
+    group, at, first, held = units(u, inputs, PLANE, W, COLUMNS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN)
     held = tl.where(u < groups * COLUMNS, held, 0)  # units beyond the last, or beyond a short group, hold nothing
-    there = (held > 0)[:, None] & (row >= 0)[None, :]
-    dwords = load_dword(codes + at[:, None] + 4 * row[None, :], there, ALIGNED)
-    header = codes + (group.to(tl.int64) * GROUP_BYTES)[:, None]
-    beside = ((panel.to(tl.int64) * groups + group) * 16)[:, None]
-    r = row[None, :]
-    shift = tl.zeros((UNITS, 16), tl.float32)
-    if PLANE == 0:
-        if SHIFTS != 0:
-            shift = load_numbers(header + SHIFTS_AT, r, there, shift_values + beside, SHIFTS, SHIFT_BITS, ALIGNED)
-        if not OFFSETS:
-            shift = shift + bias
-    scale = tl.full((UNITS, 16), 1.0, tl.float32)
-    if SCALES != 0:
-        scale = load_numbers(header + SCALES_AT, r, there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+    there = (held > 0)[:, None]
+    dwords = load_units(codes, at, held > 0, ALIGNED)
     part = tl.zeros((B, UNITS, 16), tl.float32)
+    x_sum = tl.zeros((B, UNITS), tl.float32)
     for j in tl.static_range(8 // W):
         for k in tl.static_range(4):
             code = ((dwords >> (8 * k + W * j)) & ((1 << W) - 1)).to(tl.float32)
-            if PLANE == 0:
-                if OFFSETS:
-                    weight = scale * (code - bias) + shift
-                else:
-                    weight = code - shift
-            elif OFFSETS:
-                weight = (scale * (1 << LOW)) * code
-            else:
-                weight = code * (1 << LOW)
             here = (held > 4 * j + k)[None, :] & (rows < batch)[:, None]
             at_x = rows.to(tl.int64)[:, None] * inputs + (first + 4 * j + k)[None, :]
             values = tl.load(x + at_x, mask=here, other=0.0).to(tl.float32)
-            part += weight[None, :, :] * values[:, :, None]
-    if OFFSETS:
-        total += part
-    else:
-        total += scale[None, :, :] * part
-    return total
+            part += code[None, :, :] * values[:, :, None]
+            x_sum += values
+    header = codes + (group.to(tl.int64) * GROUP_BYTES)[:, None]
+    beside = ((panel.to(tl.int64) * groups + group) * 16)[:, None]
+    row = tl.arange(0, 16)[None, :]
+    scale = tl.full((UNITS, 16), 1.0, tl.float32)
+    if SCALES != 0:
+        scale = load_numbers(header + SCALES_AT, row, there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+    if PLANE == 0:
+        shift = tl.zeros((UNITS, 16), tl.float32)
+        if SHIFTS != 0:
+            shift = load_numbers(header + SHIFTS_AT, row, there, shift_values + beside, SHIFTS, SHIFT_BITS, ALIGNED)
+        if OFFSETS:
+            part -= bias * x_sum[:, :, None]
+            total += shift[None, :, :] * x_sum[:, :, None]
+        else:
+            part -= (shift + bias)[None, :, :] * x_sum[:, :, None]
+    return total + (scale * (1 << LOW))[None, :, :] * part
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from qformat.codings import tables
 from qformat.codings.grammar import Lookup
 from qformat.codings.parts import Arrays, whole
 from qformat.kernels.triton import panels
-from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_dword, load_numbers, store, units
+from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_numbers, load_units, store, units
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,10 @@ def _matvec(
     total = tl.zeros((B, UNITS, 16), tl.float32)
     for tile in tl.range(split * each, (split + 1) * each):
         u = tile * UNITS + tl.arange(0, UNITS)
-        group, at, first, held = units(u, inputs, 0, W0, C0, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, EVEN)
+        group, at, first, held = units(u, inputs, 0, W0, C0, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN)
         held = tl.where(u < groups * C0, held, 0)
-        there = (held > 0)[:, None] & (row >= 0)[None, :]
-        dwords = load_dword(codes + at[:, None] + 4 * row[None, :], there, ALIGNED)
+        there = (held > 0)[:, None]
+        dwords = load_units(codes, at, held > 0, ALIGNED)
         header = codes + (group.to(tl.int64) * GROUP_BYTES)[:, None] + SCALES_AT
         beside = ((panel.to(tl.int64) * groups + group) * 16)[:, None]
         scale = load_numbers(header, row[None, :], there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)

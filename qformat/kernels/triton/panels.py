@@ -164,6 +164,20 @@ def load_dword(p, mask, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def load_units(codes, at, mask, ALIGNED: tl.constexpr):
+    """Dwords (units, 16) of units at offsets `at` in words (see `units`): sixteen neighbours, so vectors are loaded."""
+    row = tl.arange(0, 16)[None, :]
+    if ALIGNED:
+        p = codes.to(tl.pointer_type(tl.uint32)) + at[:, None] + row
+        dwords = tl.load(p, mask=mask[:, None], other=0)
+    else:
+        halves = codes.to(tl.pointer_type(tl.uint16)) + at[:, None] + 2 * row
+        dwords = tl.load(halves, mask=mask[:, None], other=0).to(tl.uint32)
+        dwords = dwords | (tl.load(halves + 1, mask=mask[:, None], other=0).to(tl.uint32) << 16)
+    return dwords
+
+
+@triton.jit
 def load_numbers(p, row, mask, external, KIND: tl.constexpr, BITS: tl.constexpr, ALIGNED: tl.constexpr):
     """Number `row` of the sixteen at byte pointer `p`, or of those at `external`, as float32; 0 where masked."""
     if KIND == 1:
@@ -210,12 +224,6 @@ def before_plane(inputs, PLANE: tl.constexpr, W0: tl.constexpr, W1: tl.constexpr
 
 
 @triton.jit
-def run_bytes(W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr):
-    """Bytes of a run of 64 inputs."""
-    return 128 * (W0 + W1 + W2)
-
-
-@triton.jit
 def field(
     group_at, inside, length, row, mask, PLANE: tl.constexpr, W: tl.constexpr,
     W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, ALIGNED: tl.constexpr,
@@ -225,7 +233,7 @@ def field(
     here = inside % 64
     column = before_plane(tl.minimum(length - run * 64, 64), PLANE, W0, W1) + here // (32 // W)
     place = here % (32 // W)
-    p = group_at + run * run_bytes(W0, W1, W2) + 64 * column + 4 * row
+    p = group_at + run * (128 * (W0 + W1 + W2)) + 64 * column + 4 * row
     shift = (8 * (place % 4) + W * (place // 4)).to(tl.uint32)
     return (load_dword(p, mask, ALIGNED) >> shift) & ((1 << W) - 1)
 
@@ -247,19 +255,25 @@ def codes_at(
 def units(
     u, inputs, PLANE: tl.constexpr, W: tl.constexpr, COLUMNS: tl.constexpr,
     GROUP: tl.constexpr, GROUP_BYTES: tl.constexpr, HEADER: tl.constexpr,
-    W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, EVEN: tl.constexpr,
+    W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, ALIGNED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Where units `u` of a plane are: (group, bytes from the panel's start, first input, inputs that they hold)."""
+    """Where units `u` of a plane are: (group, words from the panel's start, first input, inputs that they hold).
+
+    A word has four bytes, or two where dwords are not aligned.
+    """
+    WORD: tl.constexpr = 4 if ALIGNED else 2
     group = u // COLUMNS
     column = u % COLUMNS
     run = column // (2 * W)
     inside = column % (2 * W)
     if EVEN:
-        before = 128 * ((W0 if PLANE > 0 else 0) + (W1 if PLANE > 1 else 0))
+        before = 128 // WORD * ((W0 if PLANE > 0 else 0) + (W1 if PLANE > 1 else 0))
         held = inside * 0 + 32 // W
     else:
         length = tl.minimum(tl.minimum(inputs - group * GROUP, GROUP) - run * 64, 64)
-        before = 64 * before_plane(length, PLANE, W0, W1)
+        before = 64 // WORD * before_plane(length, PLANE, W0, W1)
         held = length - inside * (32 // W)
-    at = group.to(tl.int64) * GROUP_BYTES + HEADER + run * run_bytes(W0, W1, W2) + before + 64 * inside
+    RUN: tl.constexpr = 128 * (W0 + W1 + W2)
+    at = group.to(tl.int64) * (GROUP_BYTES // WORD) + HEADER // WORD
+    at += run * (RUN // WORD) + before + 64 // WORD * inside
     return group, at, group * GROUP + run * 64 + inside * (32 // W), held
