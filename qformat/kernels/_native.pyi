@@ -31,3 +31,20 @@ def matvec_dense(
     isa: str, values: NDArray[Any], rows: int, inputs: int, dtype: int, x: NDArray[Any], out: NDArray[Any]
 ) -> None: ...
 def decode(isa: str, matrix: Panels, first: int, last: int, dtype: int, out: NDArray[Any]) -> None: ...
+
+class Additive:
+    def __init__(
+        self,
+        codes: NDArray[Any],
+        rows: int,
+        groups: int,
+        books: int,
+        bits: int,
+        width: int,
+        books_by_entry: NDArray[Any],
+        books_by_input: NDArray[Any] | None,
+        scales: NDArray[Any] | None,
+    ) -> None: ...
+
+def matvec_additive(isa: str, matrix: Additive, x: NDArray[Any], exact: bool, out: NDArray[Any]) -> None: ...
+def decode_additive(isa: str, matrix: Additive, dtype: int, out: NDArray[Any]) -> None: ...

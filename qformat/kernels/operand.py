@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from qformat import codings
 from qformat.codings import panel, tables
-from qformat.codings.grammar import Affine, Coding, Dense, Lookup
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
 from qformat.codings.parts import Arrays, Window, whole
 from qformat.dtypes import numpy_dtype
 from qformat.errors import KernelError
-from qformat.kernels import _native
+from qformat.kernels import _native, additive
 
 Panels = _native.Panels
 
@@ -40,12 +40,13 @@ class Operand:
     coding: Coding
     shape: tuple[int, int]
     arrays: Arrays
-    native: _native.Panels | NDArray[np.uint8] | None
+    native: _native.Panels | _native.Additive | NDArray[np.uint8] | None
 
     def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> NDArray[np.float32]:
         """x (batch, K) of float32, float16 or bfloat16 times the matrix, transposed: float32 (batch, N).
 
-        `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs.
+        `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs, or, for
+        additive codes of up to 8 bits, the tables of partial products.
         """
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise KernelError("x has the wrong shape", expected=f"(batch, {self.shape[1]})", found=x.shape)
@@ -58,6 +59,8 @@ class Operand:
         if isinstance(self.native, np.ndarray):
             assert isinstance(self.coding, Dense)
             _native.matvec_dense(kernel, self.native, *self.shape, _FLOATS[self.coding.dtype], values, out)
+        elif isinstance(self.native, _native.Additive):
+            _native.matvec_additive(kernel, self.native, values, mode == "exact", out)
         else:
             how = _INT8 if mode == "int8" else _BFLOAT16 if x.dtype.name == "bfloat16" else _FLOAT32
             _native.matvec(kernel, self.native, values, how, out)
@@ -80,8 +83,12 @@ def decode_rows(
 
     `read(start, stop)` gives bytes of the panels. The result is what the numpy decoder gives, cast from float32.
     """
-    geometry = codings.panels(coding, shape) if 0 not in shape else None
-    if geometry is None or kernel == "reference" or dtype not in _FLOATS or not rows:
+    if 0 in shape or kernel == "reference" or dtype not in _FLOATS or not rows:
+        return None
+    if isinstance(coding, Additive):
+        return additive.decode_rows(coding, shape, arrays, read, rows, _FLOATS[dtype], numpy_dtype(dtype), kernel)
+    geometry = codings.panels(coding, shape)
+    if geometry is None:
         return None
     first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
     top, bottom = first * panel.ROWS, min(last * panel.ROWS, shape[0])
@@ -106,12 +113,14 @@ def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArra
     `body` is the part of the extent where the kernels stream: the panels, or the values of a dense coding. Nested
     scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read in place.
     """
-    native: _native.Panels | NDArray[np.uint8] | None = None
+    native: _native.Panels | _native.Additive | NDArray[np.uint8] | None = None
     if 0 not in shape:
         if isinstance(coding, Dense) and coding.dtype in _FLOATS:
             native = body
         elif isinstance(coding, Affine | Lookup):
             native = _panels(coding, shape, arrays, body, range(shape[0]))
+        elif isinstance(coding, Additive):
+            native = additive.view(coding, shape, arrays, body, range(shape[0]))
     return Operand(coding, shape, arrays, native)
 
 

@@ -17,6 +17,10 @@
 namespace nb = nanobind;
 using namespace qformat;
 
+namespace qformat {
+void bind_additive(nb::module_& m);  // additive_module.cpp
+}
+
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -222,4 +226,5 @@ NB_MODULE(_native, m) {
           nb::arg("x"), nb::arg("out"), "out (batch, rows) = x (batch, inputs) · valuesᵀ for a row-major matrix of floats.");
     m.def("decode", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"), nb::arg("out"),
           "Panels [first, last) as rows of floats, written to `out` as bytes.");
+    bind_additive(m);
 }

@@ -1,0 +1,82 @@
+"""Additive codes in the form that the native kernels take: codes in place, books and row scales as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat import codings
+from qformat.codings.grammar import Additive, Block
+from qformat.codings.parts import Arrays, whole
+from qformat.codings.tiles import LANES, Tiles
+from qformat.kernels import _native
+
+# Widths of codes that have a kernel: tables of 16 and 256 entries, and books too large for tables.
+_BITS = (4, 8, 16)
+
+
+def view(
+    coding: Additive, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8], rows: range
+) -> _native.Additive | None:
+    """The native view of `rows`, whole panels that lie in `body`; None for what the native kernels do not read.
+
+    The books are copied, as float32 and, where tables are made of them, transposed as well: they are small beside the
+    codes, but for 16 bits.
+    """
+    if not _is_native(coding):
+        return None
+    books = np.ascontiguousarray(whole(arrays["codebooks"]), dtype=np.float32).reshape(
+        coding.books, 2**coding.bits, coding.in_group
+    )
+    scales = None
+    if coding.scales is not None:
+        assert isinstance(coding.group, Block)
+        high = coding.group.rows or shape[0]
+        numbers = codings.decode_child(coding, shape, arrays, "scales")[:, 0]
+        scales = np.zeros(-(-len(rows) // LANES) * LANES, np.float32)
+        scales[: len(rows)] = numbers[np.arange(rows.start, rows.stop) // high]
+    return _native.Additive(
+        codes=body,
+        rows=len(rows),
+        groups=shape[1] // coding.in_group,
+        books=coding.books,
+        bits=coding.bits,
+        width=coding.in_group,
+        books_by_entry=books,
+        books_by_input=np.ascontiguousarray(books.swapaxes(1, 2)) if coding.bits <= 8 else None,
+        scales=scales,
+    )
+
+
+def _is_native(coding: Additive) -> bool:
+    """Panels of entries that are one row high, with at most one scale a row."""
+    per_row = coding.scales is None or (isinstance(coding.group, Block) and coding.group.columns is None)
+    return coding.layout == "panel" and coding.out_group == 1 and coding.bits in _BITS and per_row
+
+
+def decode_rows(
+    coding: Additive,
+    shape: tuple[int, int],
+    arrays: Arrays,
+    read: Callable[[int, int], NDArray[np.uint8]],
+    rows: range,
+    kind: int,
+    target: np.dtype[Any],
+    kernel: str,
+) -> NDArray[Any] | None:
+    """`operand.decode_rows` for additive codes; `kind` is the native number of the dtype `target`."""
+    geometry = codings.geometry(coding, shape)
+    if not isinstance(geometry, Tiles) or not _is_native(coding):
+        return None
+    first, last = rows.start // LANES, -(-rows.stop // LANES)
+    top, bottom = first * LANES, min(last * LANES, shape[0])
+    body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
+    native = view(coding, shape, arrays, body, range(top, bottom))
+    if native is None:
+        return None
+    out = np.empty((bottom - top, shape[1]), target)
+    _native.decode_additive(kernel, native, kind, out.reshape(-1).view(np.uint8))
+    return out[rows.start - top : rows.stop - top]

@@ -1,0 +1,24 @@
+#include <immintrin.h>
+
+#include "additive.h"
+
+namespace qformat {
+namespace additive_in_avx512 {
+#include "vec_avx512.h"
+
+// Two tables of 16 bytes: lut_pair looks the lower 32 bytes up in the first and the upper 32 in the second.
+typedef __m512i PairTable;
+static inline PairTable make_pair_table(const uint8_t* entries) {
+    const __m512i both = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)entries));
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), both);
+}
+static inline U32 lut_pair(PairTable t, U32 index) { return (U32)_mm512_shuffle_epi8(t, (__m512i)index); }
+
+#include "additive-inl.h"
+
+static const AdditiveKernels table = {build, matvec_bytes, matvec_exact, matvec_wide, decode};
+}  // namespace additive_in_avx512
+
+const AdditiveKernels* additive_avx512() { return &additive_in_avx512::table; }
+
+}  // namespace qformat

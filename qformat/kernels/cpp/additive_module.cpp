@@ -1,0 +1,139 @@
+// The Python face of additive codes: a view that is checked against the length of its extent, products, decoding.
+#include "additive.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "pool.h"
+
+namespace nb = nanobind;
+
+namespace qformat {
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+const AdditiveKernels& kernels_of(const std::string& name) {
+    if (name == "generic") return *additive_generic();
+#if defined(QFORMAT_X86)
+    if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *additive_avx2();
+    if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) return *additive_avx512();
+#endif
+    throw std::invalid_argument("no such instruction set here: " + name);
+}
+
+// A matrix together with what keeps its memory alive.
+struct Matrix {
+    Additive view{};
+    std::vector<nb::object> owners;
+};
+
+const float* floats_of(Matrix& m, const std::optional<Floats>& array, size_t count, const char* message) {
+    if (!array) return nullptr;
+    require(array->size() == count, message);
+    m.owners.push_back(nb::cast(*array));
+    return array->data();
+}
+
+void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int bits, int width, Floats books_by_entry,
+          std::optional<Floats> books_by_input, std::optional<Floats> scales) {
+    require(rows > 0 && groups > 0, "an empty matrix has no kernel");
+    require(books >= 1 && books <= 64 && width >= 1 && width <= 4096, "books or width out of range");
+    require(bits == 4 || bits == 8 || bits == 16, "these codes have no kernel");
+    new (self) Matrix();
+    Additive& v = self->view;
+    v.rows = rows, v.groups = groups, v.books = books, v.bits = bits, v.width = width;
+    require(codes.size() / v.panel_bytes() >= v.panels(), "the panels are longer than their extent");
+    const size_t entries = static_cast<size_t>(books) * static_cast<size_t>(width) << bits;
+    v.codes = codes.data();
+    v.books_by_entry = floats_of(*self, books_by_entry, entries, "the books have another shape");
+    v.books_by_input = floats_of(*self, books_by_input, entries, "the books have another shape");
+    v.scales = floats_of(*self, scales, v.panels() * kLanes, "the scales have another shape");
+    require(bits == 16 || v.books_by_input != nullptr, "the books by input are missing");
+    self->owners.push_back(nb::cast(codes));
+}
+
+// Scratch of one call, kept per thread: a layer needs no allocation after its first call.
+struct Scratch {
+    std::vector<float> exact, scales, middles, y;
+    std::vector<uint8_t> bytes;
+};
+
+void matvec_row(const AdditiveKernels& kernels, const Additive& m, bool exact, const float* x, float* out) {
+    thread_local Scratch scratch;
+    scratch.y.resize(m.panels() * kLanes);
+    float* y = scratch.y.data();
+    const size_t grain = std::max<size_t>(1, (size_t{1} << 17) / m.panel_bytes());
+    if (m.bits == 16) {
+        pool::run(m.panels(), grain, [&](size_t first, size_t last) { kernels.matvec_wide(m, x, first, last, y); });
+    } else {
+        const size_t size = m.pairs() << m.bits;
+        Tables tables{};
+        if (exact) {
+            scratch.exact.resize(size);
+            tables.exact = scratch.exact.data();
+        } else {
+            scratch.bytes.resize(size);
+            scratch.scales.resize(m.blocks());
+            scratch.middles.resize(m.blocks());
+            tables.bytes = scratch.bytes.data(), tables.scales = scratch.scales.data(), tables.middles = scratch.middles.data();
+        }
+        pool::run(m.blocks(), 1, [&](size_t first, size_t last) { kernels.build(m, x, tables, first, last); });
+        const auto product = exact ? kernels.matvec_exact : kernels.matvec_bytes;
+        // pieces of eight panels, which share the tables that they bring into the first-level cache
+        pool::run(m.panels(), std::max<size_t>(8, grain), [&](size_t first, size_t last) { product(m, tables, first, last, y); });
+    }
+    std::copy_n(y, m.rows, out);
+}
+
+void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Out out) {
+    const AdditiveKernels& kernels = kernels_of(isa);
+    const Additive& m = matrix.view;
+    const size_t inputs = m.groups * static_cast<size_t>(m.width), batch = x.shape(0);
+    require(x.shape(1) == inputs && out.shape(1) == m.rows && out.shape(0) == batch, "x or out has another shape");
+    const float* from = x.data();
+    float* to = out.data();
+    nb::gil_scoped_release release;
+    for (size_t row = 0; row < batch; row++) matvec_row(kernels, m, exact, from + row * inputs, to + row * m.rows);
+}
+
+void decode(const std::string& isa, const Matrix& matrix, int dtype, OutBytes out) {
+    const AdditiveKernels& kernels = kernels_of(isa);
+    const Additive& m = matrix.view;
+    const Value kind = static_cast<Value>(dtype);
+    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such output type");
+    const size_t row = m.groups * static_cast<size_t>(m.width) * (kind == Value::float32 ? 4 : 2);
+    require(out.size() == m.rows * row, "out has another size");
+    uint8_t* to = out.data();
+    nb::gil_scoped_release release;
+    pool::run(m.panels(), 1, [&](size_t first, size_t last) { kernels.decode(m, first, last, kind, to + first * kLanes * row); });
+}
+
+}  // namespace
+
+void bind_additive(nb::module_& m) {
+    nb::class_<Matrix>(m, "Additive", "Additive codes in the panel layout: a view of an extent, checked against its length.")
+        .def("__init__", &make, nb::arg("codes"), nb::arg("rows"), nb::arg("groups"), nb::arg("books"), nb::arg("bits"), nb::arg("width"),
+             nb::arg("books_by_entry"), nb::arg("books_by_input").none(), nb::arg("scales").none());
+    m.def("matvec_additive", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("exact"), nb::arg("out"),
+          "out (batch, rows) = x (batch, inputs) · matrixᵀ from tables of partial products, in bytes unless `exact`.");
+    m.def("decode_additive", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("dtype"), nb::arg("out"),
+          "All rows as floats, written to `out` as bytes.");
+}
+
+}  // namespace qformat

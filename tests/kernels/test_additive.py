@@ -1,0 +1,143 @@
+"""The kernels of additive codes against the numpy decoder, on every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qformat import codings, kernels
+from qformat.codings.grammar import Additive, Dense
+from qformat.codings.parts import Window
+from qformat.dtypes import numpy_dtype
+from qformat.kernels.operand import decode_rows
+from tests.kernels.test_operand import NATIVE, inputs, prepared
+from tests.strategies import FLOATS, Coded, arrays_for
+
+# `exact`: |y − y64| ≤ C·√terms·2⁻²⁴·Σ|scale·entry·x|, where every entry of the sum of books counts by itself.
+C = 4.0
+
+
+@st.composite
+def matrices(draw: st.DrawFn, bits: tuple[int, ...] = (4, 8)) -> Coded:
+    """Additive codes in panels, of the kind that the kernels read."""
+    width, books = draw(st.integers(1, 17)), draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
+    shape = (draw(st.sampled_from([1, 5, 63, 64, 65, 130])), width * draw(st.integers(1, 40)))
+    coding = Additive(
+        books=books,
+        bits=draw(st.sampled_from(bits)),
+        in_group=width,
+        codebooks=Dense(dtype=draw(st.sampled_from(FLOATS))),
+        scales=draw(st.sampled_from([None, Dense(dtype="float16"), Dense(dtype="float32")])),
+        layout="panel",
+    )
+    return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
+def books_of(coded: Coded) -> np.ndarray:
+    """(books, entries, width) float64."""
+    return coded.arrays["codebooks"].astype(np.float64)[:, :, 0, :]
+
+
+def scales_of(coded: Coded) -> np.ndarray:
+    """(N,) float64."""
+    if coded.coding.scales is None:
+        return np.ones(coded.shape[0])
+    return codings.decode_child(coded.coding, coded.shape, coded.arrays, "scales")[:, 0].astype(np.float64)
+
+
+def rounding(coded: Coded, x: np.ndarray) -> np.ndarray:
+    """The bound of `exact`: (batch, N)."""
+    codes, books = coded.arrays["codes"], np.abs(books_of(coded))
+    magnitude = sum(books[book][codes[..., book]] for book in range(len(books)))
+    magnitude = magnitude.reshape(coded.shape) * np.abs(scales_of(coded))[:, None]
+    return C * np.sqrt(coded.shape[1] * len(books)) * 2.0**-24 * (np.abs(x) @ magnitude.T) + 1e-30
+
+
+def tables_of(coded: Coded, x: np.ndarray) -> np.ndarray:
+    """Tables of partial products (batch, groups, books, entries)."""
+    return np.einsum("bgw,mew->bgme", x.reshape(len(x), -1, coded.coding.in_group), books_of(coded))
+
+
+def step(coded: Coded, x: np.ndarray) -> np.ndarray:
+    """The bound of `int8`: tables of a block share a scale, and each look-up is off by half of it: (batch, N)."""
+    tables = tables_of(coded, x)
+    half = (tables.max(axis=3) - tables.min(axis=3)) / 2
+    block = max(1, (64 if coded.coding.bits == 8 else 128) // coded.coding.books)
+    bound = np.zeros(len(x))
+    for first in range(0, half.shape[1], block):
+        part = half[:, first : first + block]
+        bound += part[0].size * part.max(axis=(1, 2)) / 254
+    return bound[:, None] * np.abs(scales_of(coded))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=matrices((4, 8, 16)), batch=st.integers(1, 3), seed=st.integers(0, 99))
+def test_exact_is_within_its_bound(kernel: str, coded: Coded, batch: int, seed: int) -> None:
+    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed)
+    operand = prepared(coded)
+    assert operand.native is not None
+    y = operand.matvec(x, "exact", kernel)
+    x = x.astype(np.float64)
+    assert (np.abs(y - x @ weight.T) <= rounding(coded, x)).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(coded=matrices(), batch=st.integers(1, 3), seed=st.integers(0, 99))
+def test_int8_is_within_half_a_step_of_its_tables(kernel: str, coded: Coded, batch: int, seed: int) -> None:
+    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
+    x = inputs(coded, batch, seed)
+    y = prepared(coded).matvec(x, "int8", kernel)
+    x = x.astype(np.float64)
+    # sums of middles and of bytes round as the largest products do
+    largest = np.abs(tables_of(coded, x)).max(axis=3).sum(axis=(1, 2))[:, None] * np.abs(scales_of(coded))
+    bound = step(coded, x) * 1.001 + 2.0**-20 * largest + rounding(coded, x)
+    assert (np.abs(y - x @ weight.T) <= bound).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(
+    coded=matrices((4, 8, 16)), dtype=st.sampled_from(FLOATS), cut=st.tuples(st.integers(0, 130), st.integers(0, 130))
+)
+def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut: tuple[int, int]) -> None:
+    top, bottom = sorted(min(c, coded.shape[0]) for c in cut)
+    extent = codings.pack(coded.coding, coded.shape, coded.arrays)
+    start = codings.layout(coded.coding, coded.shape).places["panels"].offset
+    arrays = codings.parts(coded.coding, coded.shape, (), extent)
+
+    def read(first: int, last: int) -> np.ndarray:
+        return extent[start + first : start + last]
+
+    found = decode_rows(coded.coding, coded.shape, arrays, read, range(top, bottom), dtype, kernel)
+    window = Window(top, bottom, 0, coded.shape[1])
+    expected = codings.decode(coded.coding, coded.shape, coded.arrays, window).astype(numpy_dtype(dtype))
+    assert (found is None) == (top == bottom)
+    if found is not None:
+        np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+
+
+@given(coded=matrices((4, 8, 16)), seed=st.integers(0, 99))
+def test_results_do_not_depend_on_the_number_of_threads(coded: Coded, seed: int) -> None:
+    operand, x = prepared(coded), inputs(coded, 2, seed)
+    before = kernels.get_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            kernels.set_threads(count)
+            results.append([operand.matvec(x, mode, kernels.active()) for mode in ("exact", "int8")])
+    finally:
+        kernels.set_threads(before)
+    assert all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("mode", ["exact", "int8"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_values_that_are_not_finite_come_out_as_nan(kernel: str, mode: str, bits: int) -> None:
+    coding, shape = Additive(books=2, bits=bits, in_group=8, layout="panel"), (70, 512)
+    coded = Coded(coding, shape, arrays_for(coding, shape, 1))
+    x = inputs(coded, 1, 1)
+    x[0, 100] = np.nan
+    assert np.isnan(prepared(coded).matvec(x, mode, kernel)).all()
