@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qformat import linear
-from qformat.converters.methods import METHODS, set_threads, to_float32
+from qformat.converters.methods import METHODS, native, set_threads, to_float32
+from qformat.converters.methods.base import largest_loop
 from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
 from qformat.errors import QFormatError, SourceError
@@ -68,10 +69,10 @@ def run(job: Job) -> Result:
     assert item.method is not None
     method = METHODS[item.method]
     raw = item.tensor.read_rows(job.start, job.stop, item.transposed)
-    found = count_nonfinite(raw, item.tensor.dtype)
+    weight = to_float32(raw)
+    found = (0, 0) if is_finite(weight) else count_nonfinite(raw, item.tensor.dtype)
     if any(found) and job.options["nonfinite"] == "refuse":
         return Result({}, nonfinite=found, problem="NaN or infinity in the weights")
-    weight = to_float32(raw)
     state = None
     try:
         if job.survey or job.look:
@@ -93,9 +94,16 @@ def run(job: Job) -> Result:
     return Result(places, scheme, coded.parameters, coded.errors, state, nonfinite=found)
 
 
+def is_finite(weight: npt.NDArray[np.float32]) -> bool:
+    """Whether there is no NaN and no infinity in a matrix of float32, at the speed of memory."""
+    return bool(native.loop("largest", largest_loop)(weight) < np.inf)
+
+
 def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
     """(NaN, infinities) in an array of a float type; quick when there are none."""
     if dtype not in _SPECIAL or raw.size == 0:
+        return 0, 0
+    if raw.dtype.itemsize < 8 and raw.flags.c_contiguous and is_finite(to_float32(raw.reshape(1, -1))):
         return 0, 0
     special = _SPECIAL[dtype]
     whole = {2: np.uint16, 4: np.uint32, 8: np.uint64}[raw.dtype.itemsize]

@@ -52,7 +52,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _FROM_ML_DTYPES:
         import ml_dtypes  # only files that hold these types pay for the import
 
-        return np.dtype(getattr(ml_dtypes, name))
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
     return np.dtype(name).newbyteorder("<")
 
 

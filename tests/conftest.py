@@ -13,8 +13,8 @@ settings.register_profile("ci", max_examples=50, derandomize=True, **_COMMON)
 settings.register_profile("full", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# Workers share the cores: more threads than cores wait for each other at every barrier. Set before anything imports torch
-# or a BLAS.
+# Workers share the cores: more threads than cores wait for each other at every barrier. Set before anything imports
+# torch or a BLAS.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

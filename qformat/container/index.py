@@ -6,17 +6,15 @@ float64 with a cap far below its precision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import pairwise
-from operator import lt
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qformat import dtypes
-from qformat.container import strictjson
+from qformat.container import _native, strictjson
 from qformat.container.records import (
     ALIGNMENT,
     CHUNK,
@@ -36,6 +34,7 @@ from qformat.container.records import (
     align,
     sections,
 )
+from qformat.container.sources import memory
 from qformat.errors import InvalidFileError, LimitError, UnsupportedError
 
 TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
@@ -43,9 +42,35 @@ TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
 # Container features that this version knows; an unknown required one refuses the file.
 FEATURES = frozenset({"shards"})
 
-_PRINTABLE = bytes(c for c in range(0x20, 0x7F) if c != ord("\\"))
+_BLOCK = 512  # records that a cache holds
 
 _DOCUMENT = {"required": list, "optional": list, "schemes": list, "metadata": dict}
+
+
+class Names(Sequence[bytes]):
+    """Names in the order of their records, cut from the pool when somebody asks for one."""
+
+    def __init__(self, pool: bytes, starts: NDArray[np.uint64]) -> None:
+        self._pool = pool
+        self._starts = memoryview(starts)  # its items are plain integers
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> bytes: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[bytes]: ...
+    def __getitem__(self, row: int | slice) -> bytes | list[bytes]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self._pool[self._starts[row] : self._starts[row + 1]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        starts = self._starts.tolist()
+        return (self._pool[a:b] for a, b in zip(starts, starts[1:], strict=False))
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,7 @@ class Index:
     minor: int
     records: NDArray[Any]
     chunks: NDArray[Any]
-    names: list[bytes]
+    names: Names
     document: dict[str, Any]
     previous: tuple[int, int, bytes]
     end: int  # where the extents end
@@ -117,9 +142,10 @@ def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
     previous = (int(head["previous_offset"]), int(head["previous_length"]), head["previous_digest"].tobytes())
     extents_end = int(head["extents_end"])
     _chain(previous, offset, extents_end)
-    _records(records, len(document["schemes"]), limits)
-    names = _names(records, raw[starts[2] : ends[2]].tobytes(), limits)
-    _extents(records, chunks, extents_end, limits)
+    columns = _columns(records)
+    _records(columns, len(document["schemes"]), limits)
+    names = _names(columns, raw[starts[2] : ends[2]].tobytes(), limits)
+    _extents(records, columns, chunks, extents_end)
     return Index(int(head["minor"]), records, chunks, names, document, previous, extents_end)
 
 
@@ -163,9 +189,30 @@ def _chain(previous: tuple[int, int, bytes], offset: int, extents_end: int) -> N
         )
 
 
-def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
+def _columns(records: NDArray[Any]) -> dict[str, NDArray[np.uint64]]:
+    """The integer fields of records, each in a row of its own: a check that walks over records reads all their bytes.
+
+    Fields of several numbers come as (numbers, records).
+    """
+    width = RECORD.itemsize // 8
+    words = records.view(np.uint64).reshape(-1, width) if len(records) else np.zeros((0, width), np.uint64)
+    used = RECORD.fields["digest"][1] // 8  # type: ignore[index]
+    rows = memory(used * len(records) * 8).view(np.uint64).reshape(used, -1)
+    for at in range(0, len(records), _BLOCK):
+        rows[:, at : at + _BLOCK] = words[at : at + _BLOCK, :used].T
+    columns: dict[str, NDArray[np.uint64]] = {}
+    for name in RECORD.names or ():
+        dtype, offset = RECORD.fields[name][:2]  # type: ignore[index]
+        if dtype.base == np.uint64:
+            first = offset // 8
+            columns[name] = rows[first : first + dtype.itemsize // 8] if dtype.shape else rows[first]
+    return columns
+
+
+def _records(r: dict[str, NDArray[np.uint64]], schemes: int, limits: Limits) -> None:
     """Every field on its own, then shapes."""
-    kind, rank = r["kind"], r["rank"]
+    kind, rank, shape = r["kind"], r["rank"], r["shape"]
+    count = len(kind)
     _all(kind < len(KINDS), "unknown kind", "kind", kind)
     _all(r["reserved"] == 0, "reserved bytes are not zero", "reserved", r["reserved"])
     known = np.zeros(max(dtypes.NAME_OF_ID) + 2, bool)
@@ -174,79 +221,98 @@ def _records(r: NDArray[Any], schemes: int, limits: Limits) -> None:
     attached = kind == ATTACHMENT
     scheme_ok = np.where(attached, r["scheme"] == NONE, r["scheme"] < schemes)
     _all(scheme_ok, "no such scheme", "scheme", r["scheme"])
-    _all(np.where(kind == ALIAS, r["target"] < len(r), r["target"] == NONE), "no such target", "target", r["target"])
+    _all(np.where(kind == ALIAS, r["target"] < count, r["target"] == NONE), "no such target", "target", r["target"])
     if (rank > RANK).any():
         at = np.flatnonzero(rank > RANK)
         raise LimitError(
             "too many dimensions", field=f"records[{int(at[0])}].rank", expected=f"at most {RANK}", found=rank[at[0]]
         )
-    used = np.arange(RANK, dtype=np.uint64)[None, :] < rank[:, None]
-    shape = np.ascontiguousarray(r["shape"])
-    if (~used & (shape != 0)).any():
-        _all(((shape == 0) | used).all(axis=1), "a dimension beyond the rank", "shape", shape)
-    if int(shape.max(initial=0)) > limits.dimension:
-        at = np.flatnonzero((r["shape"] > limits.dimension).any(axis=1))
-        raise LimitError(
-            "a dimension is too large", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist()
-        )
+    for axis, size in enumerate(shape):
+        _all((size == 0) | (rank > axis), "a dimension beyond the rank", "shape", shape.T)
     # Dimensions of zero count as one, so that they cannot hide an absurd product.
-    elements = np.multiply.reduce(np.maximum(shape, np.uint64(1)).astype(np.float64), axis=1)
-    if float(elements.max(initial=0)) > limits.elements:
+    elements = np.ones(count)
+    for size in shape:
+        if (size > limits.dimension).any():
+            at = np.flatnonzero(size > limits.dimension)
+            raise LimitError(
+                "a dimension is too large", field=f"records[{int(at[0])}].shape", found=shape[:, at[0]].tolist()
+            )
+        elements *= np.maximum(size, np.uint64(1))
+    if (elements > limits.elements).any():
         at = np.flatnonzero(elements > limits.elements)
-        raise LimitError("too many elements", field=f"records[{int(at[0])}].shape", found=r["shape"][at[0]].tolist())
+        raise LimitError("too many elements", field=f"records[{int(at[0])}].shape", found=shape[:, at[0]].tolist())
     if (r["length"] > limits.extent).any():
         at = np.flatnonzero(r["length"] > limits.extent)
         raise LimitError("an extent is too long", field=f"records[{int(at[0])}].length", found=r["length"][at[0]])
-    _all(
-        ~attached | ((rank == 1) & (r["shape"][:, 0] == r["length"])), "an attachment is its bytes", "shape", r["shape"]
-    )
+    _all(~attached | ((rank == 1) & (shape[0] == r["length"])), "an attachment is its bytes", "shape", shape.T)
     order = r["order"]
-    _all(order < len(r), "not a permutation", "order", order)
-    seen = np.zeros(len(r), bool)
+    _all(order < count, "not a permutation", "order", order)
+    seen = np.zeros(count, bool)
     seen[order.astype(np.int64)] = True
     if not seen.all():
         raise _fail("not a permutation", "order", expected=f"a record with {int(np.flatnonzero(~seen)[0])}")
 
 
-def _names(r: NDArray[Any], pool: bytes, limits: Limits) -> list[bytes]:
+def _names(r: dict[str, NDArray[np.uint64]], pool: bytes, limits: Limits) -> Names:
     """Names fill the pool in record order, are plain ASCII, sorted within tensors and attachments, and unique."""
-    length = r["name_length"]
+    length, attached = r["name_length"], r["kind"] == ATTACHMENT
     _all((length >= 1) & (length <= limits.name), "a name has 1 to 512 bytes", "name_length", length)
-    starts = np.concatenate([np.zeros(1, np.uint64), np.cumsum(length, dtype=np.uint64)])
+    starts = np.zeros(len(length) + 1, np.uint64)
+    np.cumsum(length, out=starts[1:])
     if int(starts[-1]) != len(pool):
         raise _fail("names do not fill the pool", "names", expected=len(pool), found=int(starts[-1]))
     _all(r["name_offset"] == starts[:-1], "names do not follow each other", "name_offset", r["name_offset"])
-    if pool.translate(None, _PRINTABLE):
+    names = Names(pool, starts)
+    first = len(attached) - int(attached.sum())
+    _all(attached == (np.arange(len(attached)) >= first), "attachments come after tensors", "kind", r["kind"])
+    unprintable, unsorted = _native.check_names(pool, starts, first)
+    if unprintable >= 0:
+        raise _fail("a name is not printable ASCII", "name", np.array([unprintable]), found=names[unprintable])
+    if unsorted >= 0:
+        what = "a name twice" if names[unsorted - 1] == names[unsorted] else "names are not sorted"
+        raise _fail(what, "name", np.array([unsorted]), found=names[unsorted])
+    rows = np.flatnonzero(length <= 2)
+    if b"/" in pool or b" " in pool:
         raw = np.frombuffer(pool, np.uint8)
-        bad = (raw < 0x20) | (raw > 0x7E) | (raw == 0x5C)
-        at = int(np.searchsorted(starts, np.flatnonzero(bad)[0], side="right")) - 1
-        raise _fail(
-            "a name is not printable ASCII", "name", np.array([at]), found=pool[int(starts[at]) : int(starts[at + 1])]
-        )
-    # A stream that is read name by name: the quickest way to cut bytes that needs no loop here.
-    names = list(map(BytesIO(pool).read, length.tolist()))
-    first = int((r["kind"] != ATTACHMENT).sum())
-    _all((r["kind"] == ATTACHMENT) == (np.arange(len(r)) >= first), "attachments come after tensors", "kind", r["kind"])
-    for part, base in ((names[:first], 0), (names[first:], first)):
-        if not all(map(lt, part, part[1:])):
-            row = next(i + 1 for i, (a, b) in enumerate(pairwise(part)) if a >= b)
-            what = "a name twice" if part[row - 1] == part[row] else "names are not sorted"
-            raise _fail(what, "name", np.array([base + row]), found=part[row])
-    suspicious = (
-        names if b"/" in pool else [name for name in names if len(name) <= 2] if int(length.min(initial=3)) <= 2 else []
-    )
-    if b" " in pool:
-        suspicious = names
-    for name in suspicious:
+        inside = np.searchsorted(starts, np.flatnonzero((raw == 0x20) | (raw == 0x2F)), side="right") - 1
+        rows = np.union1d(rows, inside)
+    for row in rows.tolist():
+        name = names[row]
         if name != name.strip() or any(piece in (b"", b".", b"..") for piece in name.split(b"/")):
-            raise _fail("a name is not a plain path", "name", np.array([names.index(name)]), found=name)
+            raise _fail("a name is not a plain path", "name", np.array([row]), found=name)
     return names
 
 
-def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) -> None:
+def _extents(
+    records: NDArray[Any], r: dict[str, NDArray[np.uint64]], chunks: NDArray[Any], end: int
+) -> None:
     """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
+    _aliases(records, r)
+    by_order = np.empty(len(r["order"]), np.int64)
+    by_order[r["order"].astype(np.int64)] = np.arange(len(by_order))
+    own = by_order[r["kind"][by_order] != ALIAS]
+    e = {field: r[field][own] for field in ("offset", "length", "stored", "first_chunk", "chunks")}
+    count = -(-e["length"].astype(np.int64) // CHUNK)
+    if not np.array_equal(e["chunks"].astype(np.int64), count):
+        at = own[np.flatnonzero(e["chunks"].astype(np.int64) != count)]
+        raise _fail("chunks do not cover the extent", "chunks", at, found=r["chunks"][at[0]])
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
+    if int(first[-1]) != len(chunks):
+        raise _fail("chunks left over or missing", "chunks", expected=int(first[-1]), found=len(chunks))
+    if not np.array_equal(e["first_chunk"].astype(np.int64), first[:-1]):
+        raise _fail(
+            "chunks do not follow each other",
+            "first_chunk",
+            own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])],
+        )
+    _chunk_rows(e, own, chunks, count, first)
+    _offsets(e, own, end)
+
+
+def _aliases(records: NDArray[Any], r: dict[str, NDArray[np.uint64]]) -> None:
     alias = np.flatnonzero(r["kind"] == ALIAS)
-    copies, targets = r[alias], r[r["target"][alias].astype(np.int64)]
+    target = r["target"][alias].astype(np.int64)
+    copies, targets = records[alias], records[target]
     for field in (
         "scheme",
         "dtype",
@@ -266,24 +332,6 @@ def _extents(r: NDArray[Any], chunks: NDArray[Any], end: int, limits: Limits) ->
             raise _fail("an alias differs from its target", field, alias[np.flatnonzero(differ)])
     if (targets["kind"] != TENSOR).any():
         raise _fail("an alias of what is not a tensor", "target", alias[np.flatnonzero(targets["kind"] != TENSOR)])
-    own = np.flatnonzero(r["kind"] != ALIAS)
-    own = own[np.argsort(r["order"][own], kind="stable")]
-    e = {field: r[field][own] for field in ("offset", "length", "stored", "first_chunk", "chunks")}
-    count = -(-e["length"].astype(np.int64) // CHUNK)
-    if not np.array_equal(e["chunks"].astype(np.int64), count):
-        at = own[np.flatnonzero(e["chunks"].astype(np.int64) != count)]
-        raise _fail("chunks do not cover the extent", "chunks", at, found=r["chunks"][at[0]])
-    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(count)])
-    if int(first[-1]) != len(chunks):
-        raise _fail("chunks left over or missing", "chunks", expected=int(first[-1]), found=len(chunks))
-    if not np.array_equal(e["first_chunk"].astype(np.int64), first[:-1]):
-        raise _fail(
-            "chunks do not follow each other",
-            "first_chunk",
-            own[np.flatnonzero(e["first_chunk"].astype(np.int64) != first[:-1])],
-        )
-    _chunk_rows(e, own, chunks, count, first)
-    _offsets(e, own, end)
 
 
 def _chunk_rows(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Thread
+from itertools import pairwise
 from typing import Any
 
 import blake3
@@ -37,6 +39,8 @@ from qformat.container.sources import ByteSource, open_source
 from qformat.errors import IntegrityError, InvalidFileError, LimitError, QFormatError, UnsupportedError
 
 Bytes = NDArray[np.uint8]
+
+_HASHED_BESIDE = 1 << 20  # from this length on, a thread pays
 
 # What else a file may be, by how it begins.
 _KINDS = {
@@ -249,11 +253,33 @@ def _open(source: ByteSource, limits: Limits) -> tuple[Index, str, tuple[int, in
             "the index is too long", field="trailer.index_length", expected=f"at most {limits.index}", found=length
         )
     raw = source.pread(offset, length)
-    digest = blake3.blake3(raw, max_threads=blake3.blake3.AUTO)
-    if digest.digest() != tail["index_digest"].tobytes():
-        raise IntegrityError("the index is damaged", field="trailer.index_digest", offset=offset)
-    index = parse(raw, offset, limits)
-    return index, digest.hexdigest(), (VERSION[0], index.minor)
+    index, digest = _parse_and_hash(raw, offset, tail["index_digest"].tobytes(), limits)
+    return index, digest.hex(), (VERSION[0], index.minor)
+
+
+def _parse_and_hash(raw: Bytes, offset: int, expected: bytes, limits: Limits) -> tuple[Index, bytes]:
+    """The index and its digest. A large one is hashed while it is parsed (which trusts nothing); damage comes first."""
+    found: list[bytes] = []
+
+    def check() -> None:
+        if found != [expected]:
+            raise IntegrityError("the index is damaged", field="trailer.index_digest", offset=offset)
+
+    def digest() -> None:
+        found.append(blake3.blake3(raw).digest())
+
+    if raw.size < _HASHED_BESIDE:
+        digest()
+        check()
+        return parse(raw, offset, limits), found[0]
+    beside = Thread(target=digest)
+    beside.start()
+    try:
+        index = parse(raw, offset, limits)
+    finally:
+        beside.join()
+        check()
+    return index, found[0]
 
 
 class Container(Mapping[str, Record]):
@@ -547,7 +573,8 @@ def _shards(first: Part, limits: Limits) -> list[Part]:
             )
         every = [name for part in parts for name in part.names]
         if len(set(every)) != len(every):
-            twice = next(name for name in every if every.count(name) > 1)
+            every.sort()
+            twice = next(a for a, b in pairwise(every) if a == b)
             raise InvalidFileError("a tensor is in two shards", file=file, tensor=twice.decode(), field="json.shards")
     except BaseException:
         for part in parts:

@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from qformat.remote import filesystem, is_remote, reported
 
 Bytes = NDArray[np.uint8]
 
-_POPULATE = 8 << 20  # more than a chunk, so only an index gets memory of its own kind
+_HUGE = 8 << 20  # more than a chunk, so only a large index gets memory of its own kind
 
 
 class ByteSource(Protocol):
@@ -30,8 +31,8 @@ class ByteSource(Protocol):
     def view(self, offset: int, length: int) -> Bytes:
         """Bytes without a copy where that is possible."""
 
-    def pread(self, offset: int, length: int) -> Bytes:
-        """Bytes copied out: never a fault, whatever happens to the file meanwhile."""
+    def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
+        """Bytes copied out: never a fault, whatever happens to the file meanwhile. `into` may be where they go."""
 
     def check(self) -> None:
         """ChangedError if the file is not the one that was opened, as it was."""
@@ -72,10 +73,10 @@ class LocalFile:
         self.check()
         return self._map[offset : offset + length]
 
-    def pread(self, offset: int, length: int) -> Bytes:
+    def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
         if self._fd < 0:
             raise ValueError("the file is closed")
-        out = _memory(length)
+        out = memory(length) if into is None else into[:length]
         done = 0
         while done < length:
             count = os.preadv(self._fd, [memoryview(out)[done:]], offset + done)
@@ -91,12 +92,14 @@ class LocalFile:
             self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
 
 
-def _memory(length: int) -> Bytes:
-    """Room for `length` bytes; for a large index all its pages are made at once, not by a fault each."""
-    if length < _POPULATE:
+def memory(length: int) -> Bytes:
+    """Room for `length` bytes, in huge pages if it is much: a page fault for every 4 KiB costs more than the read."""
+    if length < _HUGE:
         return np.empty(length, np.uint8)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
-    return np.frombuffer(mmap.mmap(-1, length, flags=flags), np.uint8)
+    room = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages gives small ones
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(room, np.uint8)
 
 
 def _map(descriptor: int, size: int) -> Bytes:
@@ -146,7 +149,7 @@ class RemoteFile:
     def view(self, offset: int, length: int) -> Bytes:
         return self.pread(offset, length)
 
-    def pread(self, offset: int, length: int) -> Bytes:
+    def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
         if offset >= self._tail_start:
             return self._tail[offset - self._tail_start : offset - self._tail_start + length]
         return self._range(offset, length) if length else np.zeros(0, np.uint8)

@@ -19,11 +19,11 @@ from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
 
-# `exact`: |y − y64| ≤ C·√K·2⁻²⁴·Σ|ŵ·x| for float32 x. bfloat16 and int8 x multiply codes and zeros apart, so their rounding
-# is relative to Σ (|ŵ| + |scale·zero|)·|x|: `magnitudes` below.
+# `exact`: |y − y64| ≤ C·√K·2⁻²⁴·Σ|ŵ·x| for float32 x. bfloat16 and int8 x multiply codes and zeros apart: rounding
+# there is relative to Σ (|ŵ| + |scale·zero|)·|x|: `magnitudes` below.
 C = 4.0
 
-# `int8`: each x is off by at most half a step of its run, |Δx| ≤ max|x| / 254, and each table entry by max|table| / 254.
+# `int8`: each x is off by at most half a step of its run, |Δx| ≤ max|x| / 254, each table entry by max|table| / 254.
 STEP = 1 / 254
 
 
@@ -44,7 +44,7 @@ def rounding(magnitude: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def magnitudes(coded: Coded, weight: np.ndarray) -> np.ndarray:
-    """|ŵ| and what is added to and taken from it on the way: |scale·(code 0 − zero)|, or |offset|, and the largest |scale·code|."""
+    """|ŵ| and what is added to and taken from it on the way: |scale·(code − zero)| or |offset| at both ends."""
     if isinstance(coded.coding, Lookup):
         return np.abs(weight)
     edges = [

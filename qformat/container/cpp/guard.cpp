@@ -5,6 +5,8 @@
 // used the mapping then finds, by looking at the file, that it has changed. Faults elsewhere go to the handler that was
 // there before.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,6 +14,8 @@
 #include <atomic>
 #include <cstdint>
 #include <stdexcept>
+
+#include "names.h"
 
 namespace nb = nanobind;
 
@@ -78,10 +82,20 @@ void unprotect(int number) {
     ranges[number].start.store(0, std::memory_order_release);
 }
 
+using Starts = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+std::pair<int64_t, int64_t> check_names(const nb::bytes& pool, const Starts& starts, size_t restart) {
+    if (starts.size() == 0) throw std::invalid_argument("starts end with the end of the last name");
+    const auto* bytes = reinterpret_cast<const unsigned char*>(pool.c_str());
+    return qformat::check_names(bytes, pool.size(), starts.data(), starts.size() - 1, restart);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Mappings that survive a file which shrinks under them.";
+    m.doc() = "Mappings that survive a file which shrinks under them; the names of an index.";
+    m.def("check_names", &check_names, nb::arg("pool"), nb::arg("starts"), nb::arg("restart"),
+          "(first name that is not printable ASCII, first that is not greater than the one before), -1 for none.");
     m.def("protect", &protect, nb::arg("start"), nb::arg("length"), "Register a mapping; returns its number, -1 if there is no room.");
     m.def("unprotect", &unprotect, nb::arg("number"), "Forget a mapping, before it is unmapped.");
 }
