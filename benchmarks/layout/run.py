@@ -53,6 +53,26 @@ def probe(options: list[str], seconds: float) -> list[dict[str, Any]]:
             return [json.loads(line) for line in out if line.endswith("\n")]
 
 
+def load(path: Path) -> list[dict[str, Any]]:
+    """The runs of a JSON file, their samples as dicts."""
+    runs: list[dict[str, Any]] = json.loads(path.read_text())
+    for run in runs:
+        fields, *rows = run["samples"] or [[]]
+        run["samples"] = [dict(zip(fields, row, strict=True)) for row in rows]
+    return runs
+
+
+def save(path: Path, runs: list[dict[str, Any]]) -> None:
+    """Write the runs: the samples as rows under their fields, a line each."""
+    parts = []
+    for run in runs:
+        samples = run["samples"]
+        rows = [list(samples[0]), *(list(s.values()) for s in samples)] if samples else []
+        lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+        parts.append(json.dumps({**run, "samples": []}).replace('"samples": []', f'"samples": [\n{lines}\n]'))
+    path.write_text("[" + ",\n".join(parts) + "]\n")
+
+
 def clean(sample: dict[str, Any]) -> bool:
     """Whether the sample's surroundings stood still."""
     low, high = sorted(float(speed) for speed in sample["plain"])
@@ -115,12 +135,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table of the JSON file")
     parser.add_argument("--seconds", type=float, default=105, help="stop the probe after this time")
     known, options = parser.parse_known_args()
-    runs: list[dict[str, Any]] = json.loads(known.json.read_text()) if known.keep or known.table else []
+    runs = load(known.json) if known.keep or known.table else []
     if not known.table:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
         samples = probe(options, known.seconds)
         runs.append({"machine": machine(), "date": date, "options": options, "samples": samples})
-        known.json.write_text(json.dumps(runs, indent=0, separators=(",", ":")))
+        save(known.json, runs)
     samples = [s for run in runs for s in run["samples"]]
     timed, advised = [s for s in samples if "gbps" in s], [s for s in samples if "aid" in s]
     for state in STATES:
