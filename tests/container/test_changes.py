@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qformat import container
-from qformat.errors import ChangedError, InvalidFileError, OutputError, RecipeError
+from qformat.errors import ChangedError, IntegrityError, InvalidFileError, OutputError, RecipeError
 from tests.container.files import DENSE, put, sample
 
 
@@ -220,3 +221,32 @@ def test_many_failing_opens_leak_nothing(tmp_path: Path) -> None:
         with pytest.raises(InvalidFileError):
             container.open(path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_threads_share_files_good_and_bad(tmp_path: Path) -> None:
+    path = put(tmp_path, sample())
+    damaged = bytearray(sample())
+    damaged[64] ^= 1  # the first byte of "b.weight"
+    bad = put(tmp_path, bytes(damaged), "bad.qf")
+    with container.open(path) as shared, container.open(bad) as broken:
+
+        def work(number: int) -> None:
+            for _ in range(20):
+                assert shared.read("b.weight").tobytes() == bytes(range(100))
+                with pytest.raises(IntegrityError):
+                    broken.read("b.weight")
+                with container.open(path if number % 2 else bad) as opened:
+                    assert opened.read("zeros").size == 5000
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(16)))
+
+
+def test_a_child_goes_on_reading(tmp_path: Path) -> None:
+    with container.open(put(tmp_path, sample())) as opened:
+        child = os.fork()
+        if child == 0:
+            # No cleanup of the parent's: the child says what it found by its exit code alone.
+            os._exit(0 if opened.read("b.weight").tobytes() == bytes(range(100)) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert opened.read("zeros").size == 5000

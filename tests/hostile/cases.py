@@ -420,6 +420,10 @@ def compressed() -> Iterator[Case]:
         yield f"083 size is not {length}", framed(good, length), INVALID, "another size"
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
     yield "084 bomb", framed(bomb, 60_000), INVALID, "another size"
+    # The header's size is right, the blocks (each one byte, repeated 128 KiB times) hold 1.3 GB.
+    block = ((128 << 10) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    lying = b"\x28\xb5\x2f\xfd\x80" + bytes([12 << 3]) + struct.pack("<I", 60_000) + block * 10_000
+    yield "084 bomb that lies about its size", framed(lying, 60_000), INVALID, "not a zstd frame"
     big = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True, write_content_size=False)
     )
