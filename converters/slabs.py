@@ -6,7 +6,7 @@ each of which is the slabs' bytes one after the other, or one copy of what all s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -119,8 +119,3 @@ def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
 def jobs(item: Item, options: dict[str, Any], state: dict[str, Any] | None = None, **flags: bool) -> list[Job]:
     """The slabs of an item as jobs."""
     return [Job(item, start, stop, options, state, **flags) for start, stop in item.slabs()]
-
-
-def without_guess(job: Job, options: dict[str, Any]) -> Job:
-    """The same slab with settled options."""
-    return replace(job, options=options, look=False)
