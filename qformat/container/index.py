@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -70,7 +71,7 @@ class Names(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         starts = self._starts.tolist()
-        return (self._pool[a:b] for a, b in zip(starts, starts[1:], strict=False))
+        return (self._pool[a:b] for a, b in pairwise(starts))
 
 
 @dataclass(frozen=True)
@@ -283,9 +284,7 @@ def _names(r: dict[str, NDArray[np.uint64]], pool: bytes, limits: Limits) -> Nam
     return names
 
 
-def _extents(
-    records: NDArray[Any], r: dict[str, NDArray[np.uint64]], chunks: NDArray[Any], end: int
-) -> None:
+def _extents(records: NDArray[Any], r: dict[str, NDArray[np.uint64]], chunks: NDArray[Any], end: int) -> None:
     """Extents and their chunks follow each other without gap or overlap, and end where the index begins."""
     _aliases(records, r)
     by_order = np.empty(len(r["order"]), np.int64)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import Thread
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import blake3
