@@ -1,7 +1,7 @@
 """Whole conversions against reading and writing the same bytes: `python benchmarks/convert_run.py [--size GIB]`.
 
-The floor reads the source once and writes as many bytes as the output has, with one fdatasync, in the same round, on the
-same file system, from a warm page cache. A conversion also hashes the source and the output, codes, and syncs as it goes.
+The floor reads the source once and writes as many bytes as the output has, with one fdatasync, in the same round, on
+the same file system, from a warm page cache. A conversion also hashes source and output, codes, and syncs as it goes.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def test_options_that_are_refused(tmp_path: Path) -> None:
 
 def test_recipe_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
-        "method: rtn\nbits: 4\nrules:\n- {match: '*.mlp.down_proj.weight', bits: 8}\n- {match: '*.k_proj.*', skip: true}\n"
+        "method: rtn\nbits: 4\nrules:\n- {match: '*.mlp.down_proj.weight', bits: 8}\n- {match: '*.k_proj.*', skip: true}\n"  # noqa: E501
         "- {match: 're:layers\\.(0|1)\\.', method: hqq}\n- {match: model.embed_tokens.weight, bits: 8}\n"
     )
     qformat.convert(STORIES, tmp_path / "x.qf", recipe=tmp_path / "r.yaml")

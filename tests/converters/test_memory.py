@@ -15,7 +15,7 @@ from tests.converters.checkpoints import raw_safetensors
 
 MIB = 2**20
 
-# The child watches what it has in memory itself: anonymous pages, and of mapped files those pages that are its own share.
+# The child watches its own memory: anonymous pages, and its share of the pages of mapped files.
 CHILD = """
 import sys, threading, time
 import qformat

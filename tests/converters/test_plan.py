@@ -21,8 +21,8 @@ LINEAR = ["model.layers.0.self_attn.q_proj.weight", "model.layers.3.mlp.experts.
           "encoder.layer.0.attention.self.query.weight", "transformer.h.1.attn.out_proj.weight",
           "bert.encoder.layer.1.output.dense.weight", "decoder.block.0.layer.0.SelfAttention.q.weight"]  # fmt: skip
 DENSE = ["model.embed_tokens.weight", "lm_head.weight", "transformer.wte.weight", "shared.weight", "output.weight",
-         "bert.embeddings.word_embeddings.weight", "model.layers.0.mlp.gate.weight", "model.layers.1.block_sparse_moe.gate.weight",
-         "model.layers.0.mlp.shared_expert_gate.weight", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+         "bert.embeddings.word_embeddings.weight", "model.layers.0.mlp.gate.weight", "model.layers.1.block_sparse_moe.gate.weight",  # noqa: E501
+         "model.layers.0.mlp.shared_expert_gate.weight", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",  # noqa: E501
          "backbone.layers.0.mixer.A_log", "model.layers.0.router.classifier.weight", "score.weight"]  # fmt: skip
 
 
@@ -101,9 +101,9 @@ def test_rules_that_decide_nothing(rule: dict, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [
     {"rules": "x"}, {"rules": [1]}, {"rules": [{}]}, {"rules": [{"match": ""}]}, {"rules": [{"match": "re:("}]},
-    {"rules": [{"match": "*", "axis": "up"}]}, {"rules": [{"match": "*", "skip": "yes"}]}, {"bits": [1]}, {"skip": True},
+    {"rules": [{"match": "*", "axis": "up"}]}, {"rules": [{"match": "*", "skip": "yes"}]}, {"bits": [1]}, {"skip": True},  # noqa: E501
     {"rules": [{"match": "*", "skip": True, "bits": 3}]}, {"method": 3}, {"method": "magic"}, {"bits": 17},
-    {"rules": [{"match": "*up*", "method": "magic"}]}, {"rules": [{"match": "*up*", "sparkle": 1}]}, {"group_size": 0.5},
+    {"rules": [{"match": "*up*", "method": "magic"}]}, {"rules": [{"match": "*up*", "sparkle": 1}]}, {"group_size": 0.5},  # noqa: E501
 ])  # fmt: skip
 def test_recipes_that_make_no_sense(recipe: dict) -> None:
     with pytest.raises(RecipeError):
