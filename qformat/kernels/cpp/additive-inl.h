@@ -14,11 +14,22 @@ static inline size_t block_end(const Additive& m, size_t block) { return std::mi
 
 // One table in float32.
 static inline void build_table(const Additive& m, const float* x, int book, float* out) {
-    const int entries = 1 << m.bits;
-    const float* from = m.books_by_input + (size_t)book * (size_t)m.width * (size_t)entries;
-    for (int e = 0; e < entries; e += 16) {
+    const size_t entries = size_t{1} << m.bits;
+    const float* from = m.books_by_input + (size_t)book * (size_t)m.width * entries;
+    size_t e = 0;
+    for (; e + 64 <= entries; e += 64) {  // four sums at a time, so that they do not wait for each other
+        F32 sum[4];
+        for (int q = 0; q < 4; q++) sum[q] = splat(x[0]) * load_float(from + e + 16 * q);
+        for (int i = 1; i < m.width; i++) {
+            const F32 factor = splat(x[i]);
+            const float* row = from + (size_t)i * entries + e;
+            for (int q = 0; q < 4; q++) sum[q] = fma(factor, load_float(row + 16 * q), sum[q]);
+        }
+        for (int q = 0; q < 4; q++) store_float(out + e + 16 * q, sum[q]);
+    }
+    for (; e < entries; e += 16) {
         F32 sum = splat(x[0]) * load_float(from + e);
-        for (int i = 1; i < m.width; i++) sum = fma(splat(x[i]), load_float(from + (size_t)i * (size_t)entries + e), sum);
+        for (int i = 1; i < m.width; i++) sum = fma(splat(x[i]), load_float(from + (size_t)i * entries + e), sum);
         store_float(out + e, sum);
     }
 }
@@ -44,8 +55,7 @@ static inline void quantize_table(const float* table, int entries, float middle,
     const F32 magic = splat(12582912.0f);
     for (int e = 0; e < entries; e += 16) {
         const F32 v = (load_float(table + e) - splat(middle)) * splat(inverse) + splat(128.0f) + magic;
-        const U32 whole = (U32)v;
-        for (int lane = 0; lane < 16; lane++) out[e + lane] = (uint8_t)whole[lane];
+        store_low_bytes(out + e, (U32)v);
     }
 }
 
@@ -79,19 +89,15 @@ static void build(const Additive& m, const float* x, Tables& tables, size_t firs
     }
 }
 
-// Sums of bytes in 16 bits: `all` wraps around, `high` holds the upper bytes alone, so all − 256·high are the lower ones.
-struct ByteSums {
-    U16 all = {}, high = {};
-    inline void add(U32 bytes) {
-        all += (U16)bytes;
-        high += (U16)bytes >> 8;
-    }
-    inline U16 low() const { return all - (high << 8); }
-};
+// Bytes are summed in 16 bits: `all` takes them in pairs and wraps around, `high` takes the upper ones alone; the lower sums
+// are all − 256·high.
+static inline U16 upper_bytes(U32 bytes) { return (U16)bytes >> 8; }
 
-static inline I32 half_of(U16 v, int half) {
+static inline I32 half_of(const U16 v, int half) {
+    alignas(64) uint16_t lanes[32];  // a copy, so that the sums themselves can stay in registers
+    __builtin_memcpy(lanes, &v, 64);
     U16half part;
-    __builtin_memcpy(&part, (const char*)&v + 32 * half, 32);
+    __builtin_memcpy(&part, lanes + 16 * half, 32);
     return __builtin_convertvector(part, I32);
 }
 
@@ -104,40 +110,44 @@ static inline void flush(const I32* sums, int count, float scale, float middle, 
 }
 
 static inline void block_of_bytes8(const uint8_t* p, const uint8_t* next, const uint8_t* table, int count, I32* sums) {
-    ByteSums total;
+    U16 all = {}, high = {};
     for (int t = 0; t < count; t++) {
         __builtin_prefetch(next + 64 * t);
-        total.add(lut_bytes<8>(make_byte_table(table + 256 * t), load_codes(p + 64 * t)));
+        const U32 bytes = lut_256(table + 256 * t, load_codes(p + 64 * t));
+        all += (U16)bytes;
+        high += upper_bytes(bytes);
     }
-    const U16 low = total.low();
-    sums[0] = half_of(low, 0), sums[1] = half_of(low, 1), sums[2] = half_of(total.high, 0), sums[3] = half_of(total.high, 1);
+    const U16 low = all - (high << 8);
+    sums[0] = half_of(low, 0), sums[1] = half_of(low, 1), sums[2] = half_of(high, 0), sums[3] = half_of(high, 1);
 }
 
 // Two tables a register: the lower half is of the first, the upper of the second. Low nibbles are rows 0–31, high ones 32–63.
 static inline void block_of_bytes4(const uint8_t* p, const uint8_t* next, const uint8_t* table, int count, I32* sums) {
     const U32 nibble = splat(0x0F0F0F0Fu);
-    ByteSums lower, upper;
+    U16 all = {}, high = {}, all2 = {}, high2 = {};
     int t = 0;
     for (; t + 2 <= count; t += 2) {
         __builtin_prefetch(next + 32 * t);
         const PairTable both = make_pair_table(table + 16 * t);
         const U32 codes = load_codes(p + 32 * t);
-        lower.add(lut_pair(both, codes & nibble));
-        upper.add(lut_pair(both, (codes >> 4) & nibble));
+        const U32 bytes = lut_pair(both, codes & nibble), bytes2 = lut_pair(both, (codes >> 4) & nibble);
+        all += (U16)bytes, high += upper_bytes(bytes);
+        all2 += (U16)bytes2, high2 += upper_bytes(bytes2);
     }
     if (t < count) {
-        alignas(64) uint8_t codes[64] = {}, tables[32] = {};
-        __builtin_memcpy(codes, p + 32 * t, 32);
+        alignas(64) uint8_t last[64] = {}, tables[32] = {};
+        __builtin_memcpy(last, p + 32 * t, 32);
         __builtin_memcpy(tables, table + 16 * t, 16);
         const PairTable both = make_pair_table(tables);
-        const U32 v = load_codes(codes);
-        lower.add(lut_pair(both, v & nibble));
-        upper.add(lut_pair(both, (v >> 4) & nibble));
+        const U32 codes = load_codes(last);
+        const U32 bytes = lut_pair(both, codes & nibble), bytes2 = lut_pair(both, (codes >> 4) & nibble);
+        all += (U16)bytes, high += upper_bytes(bytes);
+        all2 += (U16)bytes2, high2 += upper_bytes(bytes2);
     }
     // of each register, bytes b and 32 + b belong to the same row
-    const U16 low = lower.low(), low2 = upper.low();
+    const U16 low = all - (high << 8), low2 = all2 - (high2 << 8);
     sums[0] = half_of(low, 0) + half_of(low, 1), sums[1] = half_of(low2, 0) + half_of(low2, 1);
-    sums[2] = half_of(lower.high, 0) + half_of(lower.high, 1), sums[3] = half_of(upper.high, 0) + half_of(upper.high, 1);
+    sums[2] = half_of(high, 0) + half_of(high, 1), sums[3] = half_of(high2, 0) + half_of(high2, 1);
 }
 
 // The first 32 sums are those of the even rows.

@@ -6,6 +6,16 @@ namespace qformat {
 namespace additive_in_avx512 {
 #include "vec_avx512.h"
 
+// A table of 256 bytes: the halves are looked up apart, the top bit of the index chooses.
+static inline U32 lut_256(const uint8_t* table, U32 index) {
+    const __m512i i = (__m512i)index;
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), i, _mm512_loadu_si512(table + 64));
+    const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), i, _mm512_loadu_si512(table + 192));
+    return (U32)_mm512_mask_blend_epi8(_mm512_movepi8_mask(i), low, high);
+}
+// The lowest byte of every lane.
+static inline void store_low_bytes(uint8_t* p, U32 v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v)); }
+
 // Two tables of 16 bytes: lut_pair looks the lower 32 bytes up in the first and the upper 32 in the second.
 typedef __m512i PairTable;
 static inline PairTable make_pair_table(const uint8_t* entries) {

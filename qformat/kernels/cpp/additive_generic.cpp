@@ -4,6 +4,13 @@ namespace qformat {
 namespace additive_in_generic {
 #include "vec_generic.h"
 
+// A table of 256 bytes.
+static inline U32 lut_256(const uint8_t* table, U32 index) { return lut_bytes<8>(make_byte_table(table), index); }
+// The lowest byte of every lane.
+static inline void store_low_bytes(uint8_t* p, U32 v) {
+    for (int lane = 0; lane < 16; lane++) p[lane] = (uint8_t)v[lane];
+}
+
 // Two tables of 16 bytes: lut_pair looks the lower 32 bytes up in the first and the upper 32 in the second.
 struct PairTable {
     uint8_t entry[32];
