@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakValueDictionary
 
 import torch
@@ -13,6 +13,10 @@ from qformat import kernels
 from qformat.codings.panel import ROWS
 from qformat.store import Tensor
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
+from qformat.torch.device import on_device, product
+
+if TYPE_CHECKING:
+    from qformat.kernels.triton import Operand
 
 Mode = Literal["exact", "int8"]
 
@@ -29,6 +33,9 @@ class QLinear(nn.Module):
     Up to `SMALL` rows of x go through the kernels. More rows decode tiles of W and multiply with torch, in the dtype of
     x as a dense layer does: for bfloat16 the decoded weights are rounded to bfloat16. There is no weight parameter, and
     gradients flow to x and bias only.
+
+    On a GPU the stored bytes are copied once, at the first use, and kernels read them there; `mode` has no effect.
+    Codings without such a kernel, and weights with transforms or corrections, are decoded on the CPU at every use.
 
     Args:
         tensor: a weight of an open file, of at most two dimensions once its leading ones are joined.
@@ -50,6 +57,7 @@ class QLinear(nn.Module):
         else:
             self.bias = nn.Parameter(bias, requires_grad=False)
         self.mode = mode
+        self._operands: dict[torch.device, Operand | None] = {}
         self._handle = next(_numbers)
         _layers[self._handle] = self
 
@@ -84,13 +92,24 @@ class QLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
         rows = x.reshape(-1, self.in_features)
-        if x.device.type != "cpu" or x.dtype not in _KERNEL_DTYPES:
+        operand = self._on_device(x.device) if x.dtype in _KERNEL_DTYPES and len(rows) else None
+        if operand is not None:
+            y = product(operand, rows, SMALL)
+        elif x.device.type != "cpu" or x.dtype not in _KERNEL_DTYPES:
             y = rows @ self._decoded(x).T
         elif len(rows) <= SMALL:
             y = from_array(self.tensor.matvec(to_array(rows.contiguous()), self._mode)).to(x.dtype)
         else:
             y = self._tiled(rows)
         return y.view(*x.shape[:-1], self.out_features)
+
+    def _on_device(self, device: torch.device) -> Operand | None:
+        """The weight on a GPU, copied there when it is first used; None on other devices, and without a kernel."""
+        if device.type != "cuda":
+            return None
+        if device not in self._operands:
+            self._operands[device] = on_device(self.tensor, device)
+        return self._operands[device]
 
     def _tiled(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: tiles of W, decoded and used while they are in the cache."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from qformat.codings.grammar import Affine, Coding, Lookup
+from qformat.codings.grammar import Additive, Affine, Coding, Lookup
 from qformat.codings.parts import Arrays
-from qformat.kernels.triton import affine, lookup
+from qformat.kernels.triton import additive, affine, lookup
 from qformat.kernels.triton.panels import BATCH
 
 if TYPE_CHECKING:
@@ -41,4 +41,6 @@ def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: torch.
         return affine.prepare(coding, shape, arrays, body)
     if isinstance(coding, Lookup):
         return lookup.prepare(coding, shape, arrays, body)
+    if isinstance(coding, Additive):
+        return additive.prepare(coding, shape, arrays, body)
     return None

@@ -141,11 +141,14 @@ def numbers(
     return Numbers(EXTERNAL, at, 0, values)
 
 
-def placed(values: NDArray[np.float32] | None, like: torch.Tensor) -> torch.Tensor:
-    """Floats on the device of `like`; a single zero stands for none."""
+def placed(values: NDArray[Any] | None, like: torch.Tensor) -> torch.Tensor:
+    """A copy of floats on the device of `like`; a single zero stands for none."""
     import torch
 
-    return torch.from_numpy(np.zeros(1, np.float32) if values is None else values).to(like.device)
+    given = np.zeros(1, np.float32) if values is None else np.array(values)
+    if given.dtype.name == "bfloat16":  # torch takes its bits only
+        return torch.from_numpy(given.view(np.int16)).view(torch.bfloat16).to(like.device)
+    return torch.from_numpy(given).to(like.device)
 
 
 # -- on the device -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""A weight on a GPU: its stored bytes are copied there once, and Triton's kernels read them as they lie in the file."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from qformat import linear
+from qformat.store import Tensor
+
+if TYPE_CHECKING:
+    from qformat.kernels.triton import Operand
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Operand | None:
+    """A weight made ready for products on `device`; None where only decoding serves.
+
+    That is: transforms or corrections around the coding, a coding or layout without a kernel, or no triton.
+
+    Raises:
+        QFormatError: the file is damaged.
+    """
+    scheme, shape = tensor.scheme, tensor.matrix_shape
+    if scheme.transforms or scheme.output_transforms or scheme.corrections or find_spec("triton") is None:
+        return None
+    from qformat.kernels import triton
+
+    places = linear.layout(scheme, shape, tensor.parameters).places
+    place = places.get("panels") or places.get("codes")
+    if place is None or place.nbytes == 0:
+        return None
+    stored = tensor.extent()[place.offset : place.offset + place.nbytes]
+    with warnings.catch_warnings():
+        # the mapping cannot be written to, and is only copied from
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        body = torch.from_numpy(stored).to(device)
+    return triton.prepare(scheme.coding, shape, tensor.checked, body)
+
+
+def product(operand: Operand, rows: torch.Tensor, small: int) -> torch.Tensor:
+    """x Wᵀ for rows (n, in_features) of float32, float16 or bfloat16, in their dtype.
+
+    Up to `small` rows read the codes, once for each few rows; more of them decode the whole matrix on the device, in
+    the dtype of x, for one product of torch's.
+    """
+    from qformat.kernels.triton import BATCH
+
+    if len(rows) > small:
+        return rows @ operand.decode(rows.dtype).T
+    parts = [operand.matvec(part) for part in rows.contiguous().split(BATCH)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(rows.dtype)
