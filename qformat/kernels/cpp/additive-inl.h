@@ -19,12 +19,15 @@ static inline void build_table(const Additive& m, const float* x, int book, floa
     size_t e = 0;
     for (; e + 64 <= entries; e += 64) {  // four sums at a time, so that they do not wait for each other
         F32 sum[4];
+#pragma GCC unroll 4
         for (int q = 0; q < 4; q++) sum[q] = splat(x[0]) * load_float(from + e + 16 * q);
         for (int i = 1; i < m.width; i++) {
             const F32 factor = splat(x[i]);
             const float* row = from + (size_t)i * entries + e;
+#pragma GCC unroll 4
             for (int q = 0; q < 4; q++) sum[q] = fma(factor, load_float(row + 16 * q), sum[q]);
         }
+#pragma GCC unroll 4
         for (int q = 0; q < 4; q++) store_float(out + e + 16 * q, sum[q]);
     }
     for (; e < entries; e += 16) {
@@ -44,8 +47,15 @@ static inline void range_of(const float* table, int entries, float* middle, floa
         const F32 v = load_float(table + e);
         low = smaller(low, v), high = larger(high, v);
     }
-    float least = low[0], most = high[0];
-    for (int lane = 1; lane < 16; lane++) least = low[lane] < least ? low[lane] : least, most = high[lane] > most ? high[lane] : most;
+#define QF_FOLD(...)                                                    \
+    low = smaller(low, __builtin_shufflevector(low, low, __VA_ARGS__)); \
+    high = larger(high, __builtin_shufflevector(high, high, __VA_ARGS__))
+    QF_FOLD(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    QF_FOLD(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    QF_FOLD(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    QF_FOLD(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#undef QF_FOLD
+    const float least = low[0], most = high[0];
     *middle = 0.5f * least + 0.5f * most;
     *half = 0.5f * most - 0.5f * least;
 }
@@ -93,16 +103,16 @@ static void build(const Additive& m, const float* x, Tables& tables, size_t firs
 // are all − 256·high.
 static inline U16 upper_bytes(U32 bytes) { return (U16)bytes >> 8; }
 
-static inline I32 half_of(const U16 v, int half) {
-    alignas(64) uint16_t lanes[32];  // a copy, so that the sums themselves can stay in registers
-    __builtin_memcpy(lanes, &v, 64);
-    U16half part;
-    __builtin_memcpy(&part, lanes + 16 * half, 32);
+// Shuffles, not memory: a sum whose address is taken would live on the stack through its whole loop.
+static inline I32 half_of(U16 v, int half) {
+    const U16half part = half ? __builtin_shufflevector(v, v, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)
+                              : __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return __builtin_convertvector(part, I32);
 }
 
 // Adds what `count` bytes around 128 stand for to 64 sums.
 static inline void flush(const I32* sums, int count, float scale, float middle, float* sum64) {
+#pragma GCC unroll 4
     for (int q = 0; q < 4; q++) {
         const F32 v = to_float(sums[q] - 128 * count) * splat(scale) + splat(middle);
         store_float(sum64 + 16 * q, load_float(sum64 + 16 * q) + v);
@@ -200,9 +210,11 @@ static void matvec_exact(const Additive& m, const Tables& tables, size_t first, 
                     const uint8_t* p = m.codes + panel * size + t * m.code_bytes();
                     const float* table = tables.exact + t * entries;
                     if (m.bits == 8) {
+#pragma GCC unroll 4
                         for (int q = 0; q < 4; q++) sum[q] += gather(table, widen(p + 16 * q));
                     } else {
                         const F32 all = load_float(table);
+#pragma GCC unroll 2
                         for (int q = 0; q < 2; q++) {
                             const U32 codes = widen(p + 16 * q);
                             sum[q] += lut16(all, codes & nibble);
@@ -210,6 +222,7 @@ static void matvec_exact(const Additive& m, const Tables& tables, size_t first, 
                         }
                     }
                 }
+#pragma GCC unroll 4
                 for (int q = 0; q < 4; q++) store_float(sums[panel - top] + 16 * q, load_float(sums[panel - top] + 16 * q) + sum[q]);
             }
         }

@@ -4,7 +4,9 @@
 #endif
 #include <immintrin.h>
 
+#define keep_loaded(v) ((void)0)  // two registers of eight: there are too few to hold all
 #include "vec_common.h"
+#undef keep_loaded
 
 template <class To, class From>
 static inline To join(From low, From high) {

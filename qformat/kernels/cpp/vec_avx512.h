@@ -4,7 +4,9 @@
 #endif
 #include <immintrin.h>
 
+#define keep_loaded(v) asm("" : "+v"(v))
 #include "vec_common.h"
+#undef keep_loaded
 
 static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 

@@ -8,7 +8,13 @@ typedef float F32 __attribute__((vector_size(64)));
 typedef uint32_t U32u __attribute__((vector_size(64), aligned(1), may_alias));
 typedef float F32u __attribute__((vector_size(64), aligned(1), may_alias));
 
-static inline U32 load_codes(const void* p) { return *(const U32u*)p; }
+// Sixteen dwords. `keep_loaded` (the instruction set's) stops the compiler from reading the line again for each field: a
+// load folded into every mask costs a quarter of the bandwidth (benchmarks/layout/README.md).
+static inline U32 load_codes(const void* p) {
+    U32 v = *(const U32u*)p;
+    keep_loaded(v);
+    return v;
+}
 static inline F32 load_float(const void* p) { return *(const F32u*)p; }
 static inline void store_float(float* p, F32 v) { *(F32u*)p = v; }
 static inline F32 splat(float v) { return F32{} + v; }
