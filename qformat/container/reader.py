@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blake3
 import numpy as np
@@ -38,8 +38,13 @@ from qformat.container.records import (
 from qformat.container.sources import ByteSource, open_source
 from qformat.errors import IntegrityError, InvalidFileError, LimitError, QFormatError, UnsupportedError
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
 Bytes = NDArray[np.uint8]
 
+_WINDOW = 8  # chunks of one extent that are read and hashed at a time when threads share it
+_TURN = 1 << 14  # what an extent costs beside its bytes, in bytes
 _HASHED_BESIDE = 1 << 20  # from this length on, a thread pays
 
 # What else a file may be, by how it begins.
@@ -122,35 +127,55 @@ class Part:
             )
         self.touched[chunk] = True
 
-    def verify(self, row: int, progress: Callable[[int], Any]) -> list[QFormatError]:
-        """Every chunk hash and the digest of one extent, read with pread; the padding before it is zero."""
+    def verify(self, row: int, progress: Callable[[int], Any], pool: Executor | None = None) -> list[QFormatError]:
+        """Every chunk hash and the digest of one extent, read with pread; with a pool, several chunks at a time."""
         r = self.index.records[row]
-        name, position, bad = self.names[row].decode(), int(r["offset"]), []
-        digest = blake3.blake3(max_threads=1)
-        first = int(r["first_chunk"])
-        for chunk in range(first, first + int(r["chunks"])):
-            size = int(self.index.chunks["stored"][chunk])
-            try:
-                stored = self.source.pread(position, size)
-                digest.update(stored)
-                found, expected = chunks.checksum(stored), int(self.index.chunks["xxh3"][chunk])
-                if found != expected:
-                    bad.append(f"chunk {chunk - first} at byte {position}")
-                elif int(self.index.chunks["codec"][chunk]) != RAW:
-                    chunks.decode(
-                        int(self.index.chunks["codec"][chunk]),
-                        stored,
-                        min(CHUNK, int(r["length"]) - (chunk - first) * CHUNK),
-                    )
-            except QFormatError as error:
-                error.file, error.tensor = self.source.path, name
-                return [error]
-            position += size
-            progress(size)
+        name, first = self.names[row].decode(), int(r["first_chunk"])
+        table = self.index.chunks[first : first + int(r["chunks"])]
+        ends = int(r["offset"]) + np.cumsum(table["stored"], dtype=np.int64)
+        starts = (ends - table["stored"]).tolist()
+        window = 1 if pool is None else _WINDOW
+        # Two windows: threads fill one while the other is hashed.
+        rooms = [np.empty(min(window * CHUNK, int(r["stored"])), np.uint8) for _ in range(1 if pool is None else 2)]
+        digest = blake3.blake3(max_threads=1 if pool is None else blake3.blake3.AUTO)
+        bad: list[str] = []
+
+        def check(chunk: int) -> str | None:
+            """Reads a chunk into its place in the window; what is wrong with it."""
+            at, size, codec = starts[chunk], int(table["stored"][chunk]), int(table["codec"][chunk])
+            place = at - starts[chunk - chunk % window]
+            stored = self.source.pread(at, size, rooms[chunk // window % len(rooms)][place : place + size])
+            if chunks.checksum(stored) != int(table["xxh3"][chunk]):
+                return f"chunk {chunk} at byte {at}"
+            if codec != RAW:
+                chunks.decode(codec, stored, min(CHUNK, int(r["length"]) - chunk * CHUNK))
+            return None
+
+        def checks(low: int) -> Iterator[str | None]:
+            of = range(low, min(low + window, len(starts)))
+            return map(check, of) if pool is None else pool.map(check, of)
+
+        try:
+            ahead = checks(0)
+            for low in range(0, len(starts), window):
+                bad += filter(None, ahead)
+                ahead = checks(low + window)
+                size = int(ends[min(low + window, len(starts)) - 1]) - starts[low]
+                digest.update(rooms[low // window % len(rooms)][:size])
+                progress(size)
+        except QFormatError as error:
+            error.file, error.tensor = self.source.path, name
+            return [error]
         if bad or digest.digest() != r["digest"].tobytes():
             where = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "digest"
             return [IntegrityError("damaged", file=self.source.path, tensor=name, field=where)]
         return []
+
+    def in_file_order(self) -> list[int]:
+        """Records that have an extent of their own."""
+        own = np.flatnonzero(self.index.records["kind"] != ALIAS)
+        rows: list[int] = own[np.argsort(self.index.records["offset"][own], kind="stable")].tolist()
+        return rows
 
     def verify_rest(self) -> list[QFormatError]:
         """What lies between and around extents: padding is zero, superseded indexes are what they were."""
@@ -189,6 +214,18 @@ class Part:
                 )
             )
         return errors
+
+
+def _batches(jobs: list[tuple[Part, int]]) -> Iterator[list[tuple[Part, int]]]:
+    """Extents that one thread checks in turn: a chunk's worth of bytes, since a thread's turn has its own cost."""
+    batch, size = [], 0
+    for part, row in jobs:
+        batch.append((part, row))
+        size += _TURN + int(part.index.records["stored"][row])
+        if size >= CHUNK:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def _trailer_is_whole(tail: Any, offset: int, length: int, end: int) -> bool:
@@ -446,16 +483,26 @@ class Container(Mapping[str, Record]):
                 if progress is not None:
                     progress(done)
 
-        jobs: list[tuple[Part, int]] = []
+        def in_turn(batch: list[tuple[Part, int]]) -> list[QFormatError]:
+            return [error for part, row in batch for error in part.verify(row, advance)]
+
+        jobs: list[tuple[Part, int]]
         if names is not None:
             jobs = [(self.parts[number], row) for number, row in map(self._locate, names)]
         else:
-            for part in self.parts:
-                own = np.flatnonzero(part.index.records["kind"] != ALIAS)
-                own = own[np.argsort(part.index.records["offset"][own], kind="stable")]
-                jobs += [(part, row) for row in own.tolist()]
-        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-            errors = [error for found in pool.map(lambda job: job[0].verify(job[1], advance), jobs) for error in found]
+            jobs = [(part, row) for part in self.parts for row in part.in_file_order()]
+        workers = workers or len(os.sched_getaffinity(0))
+        sizes = [int(part.index.records["stored"][row]) for part, row in jobs]
+        # What is too large to be shared out as a whole is shared out by its chunks.
+        large = max(sum(sizes) // (4 * workers), _WINDOW * CHUNK) if workers > 1 else sum(sizes)
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(
+                pool.map(in_turn, _batches([job for job, size in zip(jobs, sizes, strict=True) if size <= large]))
+            )
+            found += [
+                part.verify(row, advance, pool) for (part, row), size in zip(jobs, sizes, strict=True) if size > large
+            ]
+        errors = [error for some in found for error in some]
         if names is None:
             for part in self.parts:
                 errors += part.verify_rest()

@@ -151,8 +151,13 @@ class RemoteFile:
 
     def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
         if offset >= self._tail_start:
-            return self._tail[offset - self._tail_start : offset - self._tail_start + length]
-        return self._range(offset, length) if length else np.zeros(0, np.uint8)
+            found = self._tail[offset - self._tail_start : offset - self._tail_start + length]
+        else:
+            found = self._range(offset, length) if length else np.zeros(0, np.uint8)
+        if into is None:
+            return found
+        into[:length] = found
+        return into[:length]
 
     def close(self) -> None:
         return None
