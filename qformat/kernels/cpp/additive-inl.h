@@ -8,7 +8,7 @@ typedef uint16_t U16half __attribute__((vector_size(32)));
 typedef float F8 __attribute__((vector_size(32)));
 typedef float F8u __attribute__((vector_size(32), aligned(1), may_alias));
 
-constexpr size_t kChunk = 8;  // panels that pass by a block of tables
+constexpr size_t kChunk = 8;  // panels that pass by a block of tables, at most
 
 static inline size_t block_end(const Additive& m, size_t block) { return std::min((block + 1) * m.block(), m.groups); }
 
@@ -171,9 +171,11 @@ static inline void finish(const Additive& m, size_t panel, const float* sums, fl
 
 static void matvec_bytes(const Additive& m, const Tables& tables, size_t first, size_t last, float* y) {
     const size_t size = m.panel_bytes(), entries = size_t{1} << m.bits, books = (size_t)m.books;
+    // tables that all stay close need no sharing: one panel at a time is one forward stream
+    const size_t chunk = m.pairs() * entries <= (size_t{1} << 16) ? 1 : kChunk;
     alignas(64) float sums[kChunk][kLanes];
-    for (size_t top = first; top < last; top += kChunk) {
-        const size_t bottom = std::min(top + kChunk, last);
+    for (size_t top = first; top < last; top += chunk) {
+        const size_t bottom = std::min(top + chunk, last);
         __builtin_memset(sums, 0, sizeof sums);
         for (size_t block = 0; block < m.blocks(); block++) {
             const size_t begin = block * m.block(), end = block_end(m, block);

@@ -95,7 +95,7 @@ void matvec_row(const AdditiveKernels& kernels, const Additive& m, bool exact, c
         }
         pool::run(m.blocks(), 1, [&](size_t first, size_t last) { kernels.build(m, x, tables, first, last); });
         const auto product = exact ? kernels.matvec_exact : kernels.matvec_bytes;
-        // pieces of eight panels, which share the tables that they bring into the first-level cache
+        // pieces of at least eight panels, which may share the tables that they bring into the first-level cache
         pool::run(m.panels(), std::max<size_t>(8, grain), [&](size_t first, size_t last) { product(m, tables, first, last, y); });
     }
     std::copy_n(y, m.rows, out);
