@@ -8,7 +8,7 @@ import sys
 
 # In a process of its own: whether triton interprets is decided when a kernel is defined.
 CODE = """
-import sys, warnings
+import warnings
 warnings.simplefilter("ignore")
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -24,7 +24,7 @@ def build(kernel, out, **constants):
         kind = "*" + POINTERS[name] if name in POINTERS else {"out": "*" + out, "bias": "fp32"}.get(name, "i32")
         signature[name] = "constexpr" if name in constants else kind
     used = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    built = triton.compile(ASTSource(kernel, signature, used), target=GPUTarget("cuda", int(sys.argv[1]), 32))
+    built = triton.compile(ASTSource(kernel, signature, used), target=GPUTarget("cuda", 90, 32))
     assert built.asm["cubin"]
     print(kernel.__name__, out)
 
@@ -48,9 +48,6 @@ build(additive._decode, "fp16", **dict(codes, PANELS=False, BITS=12))
 
 def test_kernels_compile_without_a_gpu() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    for capability in (80, 90):
-        done = subprocess.run(
-            [sys.executable, "-c", CODE, str(capability)], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.splitlines()) == 9
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 9

@@ -33,7 +33,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 # The interpreter is slow.
-FEW = settings(max_examples=40)
+FEW = settings(max_examples=25)
 
 
 @FEW
