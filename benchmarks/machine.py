@@ -26,7 +26,7 @@ def _library() -> ctypes.CDLL:
     folder = tempfile.mkdtemp()
     target = Path(folder) / "plain_read.so"
     source = Path(__file__).with_name("plain_read.cpp")
-    flags = "-O3 -march=native -std=c++20 -shared -fPIC -pthread".split()
+    flags = ["-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread"]
     subprocess.run(["g++", *flags, str(source), "-o", str(target)], check=True)
     library = ctypes.CDLL(str(target))
     library.plain_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t]
