@@ -42,13 +42,18 @@ class Sanitized:
 
 def main() -> int:
     build = Path(sys.argv[1]).resolve()
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    # libstdc++ too: the runtime looks for its __cxa_throw when the interpreter starts, and Python is a C program.
+    runtime = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
     environment = {
         **os.environ,
-        "LD_PRELOAD": runtime.strip(),
+        "LD_PRELOAD": " ".join(runtime),
         "QFORMAT_SANITIZED": str(build),
-        # CPython does not free all that it has at exit; the guard of mappings answers bus errors itself
-        "ASAN_OPTIONS": "detect_leaks=0:handle_sigbus=0:allocator_may_return_null=1",
+        # CPython does not free all that it has at exit; the guard of mappings answers bus errors itself; hostile cases
+        # have a limit of memory, in which freed blocks that are kept to find their users would count
+        "ASAN_OPTIONS": "detect_leaks=0:handle_sigbus=0:allocator_may_return_null=1:quarantine_size_mb=8",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     command = [sys.executable, "-m", "pytest", "-p", "tests.sanitized", "-q", *(sys.argv[2:] or TESTS)]
