@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Bytes = NDArray[np.uint8]
 
-_WINDOW = 8  # chunks of one extent that are read and hashed at a time when threads share it
+_WINDOW = 4  # chunks of one extent that are read and hashed at a time when threads share it
 _TURN = 1 << 14  # what an extent costs beside its bytes, in bytes
 _HASHED_BESIDE = 1 << 20  # from this length on, a thread pays
 
