@@ -176,25 +176,25 @@ class Output:
         self._writer: Writer | None = None
         self._kept: list[Entry] = []
         self.committer = Committer(self.journal)
-        if not self.finished:
-            try:
-                self._resume()
+        try:
+            self._resume()
+            if not self.finished:
                 self._open(self.shard, self._kept)
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
 
     # -- what is left of an earlier run
 
     def _resume(self) -> None:
-        """Keep the longest run of records whose bytes are there."""
+        """Keep the longest run of records whose bytes are there; of a finished run all (its files may be renamed)."""
         kept: list[dict[str, Any]] = []
         entries: list[list[Entry]] = [[] for _ in self.counts]
         sizes = [path.stat().st_size if path.exists() else 0 for path in self.partials]
         for record in self.journal.records:
             if "entry" in record:
                 entry = msgspec.convert(record["entry"], Entry)
-                if entry.end > sizes[record["shard"]]:
+                if not self.finished and entry.end > sizes[record["shard"]]:
                     break
                 entries[record["shard"]].append(entry)
                 self.notes.append(record["note"])

@@ -62,7 +62,8 @@ def kill_everywhere(tmp_path: Path, kills: int, options: str) -> None:
     undisturbed.mkdir()
     done = child(root, undisturbed / "x.qf", options=options)
     calls = int(done.stdout)
-    for number in sorted({1 + i * (calls - 1) // max(kills - 1, 1) for i in range(kills)}):
+    ending = set(range(max(1, calls - 7), calls + 1))  # `done`, renames, the manifest, the journal's end: all of them
+    for number in sorted(ending | {1 + i * (calls - 1) // max(kills - 1, 1) for i in range(kills)}):
         folder = tmp_path / f"kill{number}"
         folder.mkdir()
         killed = child(root, folder / "x.qf", number, options)
