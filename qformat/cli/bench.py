@@ -1,0 +1,63 @@
+"""`qformat bench`: how fast a file's tensors are on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from qformat import kernels, store
+from qformat.report import as_json
+from qformat.report.layout import Column, Table
+from qformat.report.terminal import Printer
+from qformat.report.throughput import Throughput, throughput
+
+
+@click.command("bench", short_help="Time a file's tensors on this machine.")
+@click.argument("file")
+@click.option("--model", "whole", is_flag=True, help="Also tokens per second through transformers.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Rounds that count.")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+def command(file: str, whole: bool, rounds: int, json_: bool) -> int:
+    """Time products and decoding of each kind of quantized tensor in FILE, as shares of a plain read of their pages."""
+    with store.open(file) as model:
+        found = list(throughput(model, rounds=rounds))
+    tokens = _tokens(file, rounds) if whole else None
+    if json_:
+        machine = {"kernel": kernels.active(), "threads": kernels.get_threads()}
+        click.echo(as_json.dumps({**machine, "tensors": [asdict(each) for each in found], "tokens_per_second": tokens}))
+        return 0
+    printer = Printer()
+    printer.line(f"kernel {kernels.active()}, {kernels.get_threads()} threads")
+    table = Table(
+        [
+            Column("kind", keep=5, elastic=True, least=16),
+            Column("operation", keep=4),
+            Column("GB/s", align="right", keep=2),
+            Column("of a read", align="right", keep=3),
+            Column("Gweights/s", align="right", keep=1),
+        ]
+    )
+    for each in found:
+        speeds = (each.bytes_per_second / 1e9, each.share, each.weights_per_second / 1e9)
+        table.add(_kind(each), each.operation, *(f"{speed:.2f}" for speed in speeds))
+    printer.lines(table.lines(printer.width))
+    if not found:
+        printer.line("no quantized tensors")
+    if tokens is not None:
+        printer.line(f"prefill {tokens['prefill']:.1f} tokens/s")
+        printer.line(f"decode {tokens['decode']:.1f} tokens/s")
+    return 0
+
+
+def _kind(each: Throughput) -> str:
+    bits = "" if each.bits is None else f" {each.bits} bits"
+    return f"{each.coding}{bits} {each.shape[0]}x{each.shape[1]}, {each.tensors} in rotation"
+
+
+def _tokens(file: str, rounds: int) -> dict[str, float]:
+    """Tokens per second, reading a prompt and writing on."""
+    from qformat.evaluate import speed
+    from qformat.torch import load_model
+
+    return asdict(speed(load_model(file), rounds=rounds))

@@ -1,0 +1,104 @@
+"""How fast a file's own tensors are multiplied with and decoded on this machine, beside a plain read of their pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qformat import kernels
+from qformat.store import Model, Tensor
+
+# Words that a thread adds up at a time in a plain read: NumPy lets other threads run meanwhile.
+WORDS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Medians over the rounds of one operation on the tensors of one kind."""
+
+    coding: str
+    bits: int | None
+    shape: tuple[int, int]
+    tensors: int
+    operation: str
+    bytes_per_second: float
+    weights_per_second: float
+    share: float
+
+
+def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterator[Throughput]:
+    """Time `matvec` in both modes and `decode` of each distinct (coding, bits, shape) of quantized matrices.
+
+    In a round the pages of the tensors are read plainly, then each operation passes over them once; a share compares
+    neighbours in time. The plain read adds up 64-bit words with NumPy, one forward stream for each kernel thread.
+
+    Args:
+        model: an open file.
+        rounds: counted after one that is not, which touches the pages for the first time.
+        most: stored bytes of each kind in rotation; at least one tensor.
+    """
+    for (coding, bits, shape), tensors in _kinds(model, most).items():
+        x = np.random.default_rng(0).standard_normal(shape[1], np.float32)
+        passes = _operations(x)
+        n_bytes, weights = sum(t.nbytes for t in tensors), len(tensors) * shape[0] * shape[1]
+        extents = [t.extent() for t in tensors]
+        seconds: dict[str, list[float]] = {name: [] for name in passes}
+        plain: list[float] = []
+        for _ in range(rounds + 1):
+            plain.append(_plain_read(extents))
+            for name, operation in passes.items():
+                begun = time.perf_counter()
+                for tensor in tensors:
+                    operation(tensor)
+                seconds[name].append(time.perf_counter() - begun)
+        read = sum(extent.nbytes for extent in extents)
+        for name, taken in seconds.items():
+            share = median((n_bytes / own) / (read / other) for own, other in zip(taken[1:], plain[1:], strict=True))
+            middle = median(taken[1:])
+            yield Throughput(coding, bits, shape, len(tensors), name, n_bytes / middle, weights / middle, share)
+
+
+def _operations(x: NDArray[np.float32]) -> dict[str, Callable[[Tensor], object]]:
+    """What is timed, by name."""
+    return {
+        "matvec exact": lambda tensor: tensor.matvec(x, "exact"),
+        "matvec int8": lambda tensor: tensor.matvec(x, "int8"),
+        "decode": lambda tensor: tensor.decode(),
+    }
+
+
+def _kinds(model: Model, most: int) -> dict[tuple[str, int | None, tuple[int, int]], list[Tensor]]:
+    """Quantized matrices by kind, in the file's order, aliases left out."""
+    kinds: dict[tuple[str, int | None, tuple[int, int]], list[Tensor]] = {}
+    for name in model:
+        tensor = model[name]
+        rows, inputs = tensor.matrix_shape
+        if model.container.record(name).target is not None or tensor.coding == "dense" or not rows * inputs:
+            continue
+        found = kinds.setdefault((tensor.coding, tensor.bits, (rows, inputs)), [])
+        if not found or sum(t.nbytes for t in found) + tensor.nbytes <= most:
+            found.append(tensor)
+    return kinds
+
+
+def _plain_read(extents: Sequence[NDArray[np.uint8]]) -> float:
+    """Seconds to read every byte once, each thread its own stretch of each extent."""
+    threads = kernels.get_threads()
+
+    def read(part: int) -> None:
+        for extent in extents:
+            words = extent[: extent.nbytes // 8 * 8].view(np.uint64)
+            own = words[len(words) * part // threads : len(words) * (part + 1) // threads]
+            for start in range(0, len(own), WORDS):
+                own[start : start + WORDS].sum()
+
+    with ThreadPoolExecutor(threads) as pool:
+        begun = time.perf_counter()
+        list(pool.map(read, range(threads)))
+        return time.perf_counter() - begun
