@@ -85,7 +85,8 @@ def test_the_tree_folds_layers(model: Path) -> None:
     assert "0.0600 mean" in out
 
 
-def test_tensors_are_listed(model: Path) -> None:
+def test_tensors_are_listed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # parallel workers are given a narrow one, in which names are cut
     out = call("inspect", "--tensors", model).out
     with store.open(model) as opened:
         assert all(any(line.startswith(name) for line in out.splitlines()) for name in opened)
