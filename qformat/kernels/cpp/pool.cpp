@@ -14,7 +14,7 @@
 namespace qformat::pool {
 namespace {
 
-constexpr auto kAwake = std::chrono::microseconds(50);
+constexpr auto kAwake = std::chrono::microseconds(200);
 constexpr size_t kPieces = 8;  // per thread
 
 int cores() {
