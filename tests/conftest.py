@@ -20,4 +20,4 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("NO_COLOR", "1")
-os.environ["COLUMNS"] = "100"  # a width of our own: parallel workers inherit whatever the terminal of the run has
+os.environ.pop("COLUMNS", None)  # parallel workers inherit the width of the terminal that the run has
