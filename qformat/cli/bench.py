@@ -40,8 +40,10 @@ def command(file: str, whole: bool, rounds: int, json_: bool) -> int:
     )
     for each in found:
         speeds = (each.bytes_per_second / 1e9, each.share, each.weights_per_second / 1e9)
-        table.add(_kind(each), each.operation, *(f"{speed:.2f}" for speed in speeds))
+        table.add(_kind(each), each.operation, *("–" if speed is None else f"{speed:.2f}" for speed in speeds))
     printer.lines(table.lines(printer.width))
+    if any(each.share is None for each in found):
+        printer.line("–  fits the caches: no share of memory")
     if not found:
         printer.line("no quantized tensors")
     if tokens is not None:

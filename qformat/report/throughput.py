@@ -17,6 +17,9 @@ from qformat.store import Model, Tensor
 # Words that a thread adds up at a time in a plain read: NumPy lets other threads run meanwhile.
 WORDS = 1 << 18
 
+# Bytes in rotation from which a pass reads memory and not a cache: below, a share of a plain read would mean nothing.
+IN_MEMORY = 128 << 20
+
 
 @dataclass(frozen=True)
 class Throughput:
@@ -29,7 +32,7 @@ class Throughput:
     operation: str
     bytes_per_second: float
     weights_per_second: float
-    share: float
+    share: float | None  # of the plain read; None for kinds that caches hold
 
 
 def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterator[Throughput]:
@@ -59,7 +62,8 @@ def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterato
                 seconds[name].append(time.perf_counter() - begun)
         read = sum(extent.nbytes for extent in extents)
         for name, taken in seconds.items():
-            share = median((n_bytes / own) / (read / other) for own, other in zip(taken[1:], plain[1:], strict=True))
+            shares = [(n_bytes / own) / (read / other) for own, other in zip(taken[1:], plain[1:], strict=True)]
+            share = median(shares) if read >= IN_MEMORY else None
             middle = median(taken[1:])
             yield Throughput(coding, bits, shape, len(tensors), name, n_bytes / middle, weights / middle, share)
 
