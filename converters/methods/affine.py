@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import lanes, native
-from qformat.converters.methods.base import Array, Option, Options, Shape, State, largest_loop
+from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State, largest_loop
 from qformat.errors import SourceError
 from qformat.linear import Scheme
 
@@ -114,3 +114,23 @@ def narrow(name: str, numbers: Array, dtype: str) -> Array:
 def halves_loop(numbers: Array) -> Array:
     """Twin of the native loop: numbers that float16 holds exactly, as float16."""
     return numbers.astype(np.float16)
+
+
+def method(
+    name: str,
+    options: Mapping[str, Option],
+    scheme: Callable[[Options, Shape, str], Scheme],
+    code: Callable[[Array, Options, State], Coded],
+) -> Method:
+    """A method of plain affine codes: slabs of whole panels, one survey to choose the type of the scales."""
+    return Method(
+        name=name,
+        options=options,
+        scheme=scheme,
+        code=code,
+        granularity=granularity,
+        look=look,
+        combine=combine,
+        settle=settle,
+        screens=True,
+    )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Option, Options, Shape, State
 from qformat.converters.methods.ls import mean
 from qformat.linear import Scheme
 
@@ -132,7 +132,7 @@ def code(weight: Array, options: Options, state: State) -> Coded:
     return Coded(scheme(options, weight.shape, ""), (), {"codes": codes, "scales": scales, "zeros": zeros}, rows)
 
 
-METHOD = Method(
+METHOD = affine.method(
     name="hqq",
     options={
         **affine.AFFINE_OPTIONS,
@@ -143,9 +143,4 @@ METHOD = Method(
     },
     scheme=scheme,
     code=code,
-    granularity=affine.granularity,
-    look=affine.look,
-    combine=affine.combine,
-    settle=affine.settle,
-    screens=True,
 )

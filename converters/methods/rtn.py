@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Option, Options, Shape, State
 from qformat.linear import Scheme
 
 
@@ -61,14 +61,9 @@ def code(weight: Array, options: Options, state: State) -> Coded:
     return Coded(plan, (), arrays, rows)
 
 
-METHOD = Method(
+METHOD = affine.method(
     name="rtn",
     options={**affine.AFFINE_OPTIONS, "symmetric": Option(False, (False, True))},
     scheme=scheme,
     code=code,
-    granularity=affine.granularity,
-    look=affine.look,
-    combine=affine.combine,
-    settle=affine.settle,
-    screens=True,
 )
