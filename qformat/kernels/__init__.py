@@ -13,7 +13,17 @@ from qformat.kernels import _native
 from qformat.kernels.operand import Mode, decode_rows
 from qformat.kernels.product import Product
 
-__all__ = ["NAMES", "Mode", "Product", "active", "available", "decode_rows", "get_threads", "set_threads"]
+__all__ = [
+    "NAMES",
+    "Mode",
+    "Product",
+    "active",
+    "available",
+    "decode_rows",
+    "get_threads",
+    "set_threads",
+    "share_openmp",
+]
 
 # In order of preference, with what the processor must offer.
 _NEEDS: dict[str, tuple[str, ...]] = {
@@ -53,6 +63,15 @@ def active() -> str:
 def set_threads(count: int) -> None:
     """Threads of a kernel call, in this process; 0 is one per core that the process may run on."""
     _native.set_threads(count)
+
+
+def share_openmp() -> bool:
+    """Run kernels on the threads of the OpenMP runtime that this process has loaded, not on their own.
+
+    Beside torch, two sets of threads compete for the cores: OpenMP's spin for milliseconds after each loop. Where
+    `set_threads` was not called, the runtime says how many there are. False if the process has loaded none.
+    """
+    return bool(_native.share_openmp())
 
 
 def get_threads() -> int:

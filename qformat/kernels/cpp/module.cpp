@@ -216,6 +216,7 @@ NB_MODULE(_native, m) {
     m.def("cpu_features", &cpu_features, "Names of the instruction sets that this processor can run.");
     m.def("set_threads", &pool::set_threads, nb::arg("count"), "Threads of a kernel call; 0 is one per core.");
     m.def("threads", &pool::threads, "Threads of a kernel call.");
+    m.def("share_openmp", &pool::share_openmp, "Run on the threads of the OpenMP runtime in this process; whether there is one.");
     nb::class_<PanelMatrix>(m, "Panels", "A matrix in the panel layout: views of an extent, checked against its length.")
         .def("__init__", &make_panels, nb::arg("codes"), nb::arg("rows"), nb::arg("inputs"), nb::arg("group"), nb::arg("bits"),
              nb::arg("header_bytes"), nb::arg("zeros_at"), nb::arg("scales"), nb::arg("zeros"), nb::arg("zero_bits"), nb::arg("offsets"),

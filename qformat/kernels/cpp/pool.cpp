@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <dlfcn.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -116,13 +117,40 @@ std::mutex gate;                // one loop at a time
 std::unique_ptr<Pool> pool;     // guarded by `gate`
 std::atomic<int> wanted{0};
 
+// The OpenMP runtime of this process: its entry for a parallel region as GCC calls it (LLVM's runtime has it too), and how
+// many threads take part in one.
+struct Runtime {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+    int (*max_threads)();
+    pid_t owner;  // after a fork its threads are gone, and it does not know
+};
+
+std::atomic<const Runtime*> runtime{nullptr};
+
+const Runtime* shared_runtime() {
+    const Runtime* found = runtime.load(std::memory_order_acquire);
+    return found && found->owner == getpid() ? found : nullptr;
+}
+
 }  // namespace
+
+bool share_openmp() {
+    static Runtime found;
+    std::lock_guard<std::mutex> lock(gate);
+    found.parallel = reinterpret_cast<decltype(found.parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    found.max_threads = reinterpret_cast<decltype(found.max_threads)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    found.owner = getpid();
+    if (!found.parallel || !found.max_threads) return false;
+    runtime.store(&found, std::memory_order_release);
+    return true;
+}
 
 void set_threads(int count) { wanted.store(count > 0 ? count : 0); }
 
 int threads() {
-    const int count = wanted.load();
-    return count ? count : cores();
+    if (const int count = wanted.load()) return count;
+    const Runtime* shared = shared_runtime();
+    return shared ? shared->max_threads() : cores();
 }
 
 void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body) {
@@ -134,15 +162,21 @@ void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& 
         body(0, count);
         return;
     }
+    Job job{&body, count, 0};
+    const size_t piece = (count + kPieces * static_cast<size_t>(use) - 1) / (kPieces * static_cast<size_t>(use));
+    job.piece = piece > grain ? piece : grain;
+    if (const Runtime* shared = shared_runtime()) {
+        // However many come, each takes pieces until there are none. The team keeps its size, even for a short loop: one of
+        // another size would be started anew.
+        shared->parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job, static_cast<unsigned>(threads()), 0);
+        return;
+    }
     const int workers = threads() - 1;
     if (pool && !pool->is_ours()) (void)pool.release();  // its threads and locks belong to the parent process
     if (!pool || pool->workers() != workers) {
         pool.reset();
         pool = std::make_unique<Pool>(workers);
     }
-    Job job{&body, count, 0};
-    const size_t piece = (count + kPieces * static_cast<size_t>(use) - 1) / (kPieces * static_cast<size_t>(use));
-    job.piece = piece > grain ? piece : grain;
     pool->run(job);
 }
 

@@ -14,6 +14,11 @@ namespace qformat::pool {
 void set_threads(int count);
 int threads();
 
+// Run loops on the threads of the OpenMP runtime that this process has loaded: beside a library whose own loops run
+// there, a second set of threads would compete with the first, which spins for milliseconds after each of its loops.
+// Without set_threads their number is then the runtime's. Returns whether there is such a runtime.
+bool share_openmp();
+
 // Calls body(first, last) over pieces of [0, count), each at least `grain` long but the last; returns when all are done.
 // A loop inside a loop, or beside one of another thread, runs on the calling thread alone.
 void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body);

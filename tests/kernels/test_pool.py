@@ -1,0 +1,63 @@
+"""The threads under the kernels: their own, or those of an OpenMP runtime that the process has loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# One weight in panels, and its product with ones: enough rows for several pieces of work.
+PRODUCT = """
+import os
+import numpy as np
+from qformat import kernels, linear
+from qformat.converters.methods import quantize
+
+weight = np.random.default_rng(0).standard_normal((2048, 256)).astype(np.float32)
+coded = quantize("rtn", weight, bits=4, group_size=64)
+data = np.frombuffer(linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters), np.uint8)
+parts = linear.parts(coded.scheme, weight.shape, coded.parameters, data)
+product = kernels.Product(coded.scheme, weight.shape, coded.parameters, parts, data)
+
+def result():
+    return product.matvec(np.ones((1, 256), np.float32), "exact", kernels.active()).tobytes()
+
+def in_child():
+    # whether a forked child gets the same product
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"1" if result() == expected else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(reading, 1) == b"1"
+
+expected = result()
+"""
+
+
+def run(code: str) -> list[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PRODUCT + code], check=True, capture_output=True, text=True, timeout=300
+    ).stdout.split()
+
+
+def test_without_a_runtime_the_threads_are_ours() -> None:
+    assert run("print(kernels.share_openmp(), result() == expected, in_child())") == ["False", "True", "True"]
+
+
+def test_beside_torch_its_threads_are_used() -> None:
+    """Same bits, no thread of ours, torch's count unless one was set; a child that is forked falls back to its own."""
+    code = """
+import torch
+kernels.set_threads(2)
+torch.set_num_threads(3)
+torch.ones(1 << 20).sum()
+assert kernels.share_openmp()
+before = len(os.listdir("/proc/self/task"))
+print(result() == expected, kernels.get_threads())
+kernels.set_threads(0)
+print(result() == expected, kernels.get_threads(), len(os.listdir("/proc/self/task")) <= before, in_child())
+torch.set_num_threads(1)
+print(result() == expected, kernels.get_threads())
+"""
+    assert run(code) == ["True", "2", "True", "3", "True", "True", "True", "1"]
