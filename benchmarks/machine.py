@@ -7,6 +7,7 @@ import datetime
 import mmap
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -17,8 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Bytes = NDArray[np.uint8]
+
 THREADS = 2
-PREFETCH = (0, 2048, 8192)
+HUGE = 2 << 20
+PREFETCH = (0, 4096)
+
+# An area counts as memory of its own from here; smaller ones are the interpreter's.
+LARGE = 4 << 20
+
+# Between neighbours that an allocator has put side by side.
+GAP = 16 << 10
+
+MADV_COLLAPSE = 25
 
 
 @cache
@@ -30,21 +42,26 @@ def _library() -> ctypes.CDLL:
     subprocess.run(["g++", *flags, str(source), "-o", str(target)], check=True)
     library = ctypes.CDLL(str(target))
     library.plain_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t]
-    library.plain_write.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.plain_write.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
     for function in (library.plain_read, library.plain_write, library.sharing, library.round_trip):
         function.restype = ctypes.c_double
     return library
 
 
-def plain_read(buffer: NDArray[np.uint8], threads: int = THREADS) -> float:
-    """Bytes per second of one forward stream per thread, the better of with and without prefetch."""
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+def plain_read(areas: list[Bytes], threads: int = THREADS) -> float:
+    """Bytes per second of one forward stream per thread over every area, the better of with and without prefetch."""
     read = _library().plain_read
-    return float(buffer.nbytes / min(read(buffer.ctypes.data, buffer.nbytes, threads, ahead) for ahead in PREFETCH))
+    seconds = (sum(read(a.ctypes.data, a.nbytes, threads, ahead) for a in areas) for ahead in PREFETCH)
+    return float(sum(a.nbytes for a in areas) / min(seconds))
 
 
-def plain_write(buffer: NDArray[np.uint8], threads: int = THREADS) -> float:
-    """Bytes per second of one forward stream of stores per thread."""
-    return float(buffer.nbytes / _library().plain_write(buffer.ctypes.data, buffer.nbytes, threads))
+def plain_write(area: Bytes, threads: int = THREADS) -> float:
+    """Bytes per second of one forward stream of stores per thread, the better of regular and streaming stores."""
+    write = _library().plain_write
+    return float(area.nbytes / min(write(area.ctypes.data, area.nbytes, threads, streaming) for streaming in (0, 1)))
 
 
 def state() -> str:
@@ -76,14 +93,82 @@ def others() -> Busy:
     return Busy(time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
 
 
-def huge(size: int) -> NDArray[np.uint8]:
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def huge(size: int) -> Bytes:
     """Private memory on huge pages."""
-    area = mmap.mmap(-1, size + (2 << 20))
+    area = mmap.mmap(-1, size + HUGE)
     area.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(area, np.uint8)
-    start = -whole.ctypes.data % (2 << 20)
+    start = -whole.ctypes.data % HUGE
     whole[start : start + size] = 0
     return whole[start : start + size]
+
+
+def collapse(areas: list[Bytes]) -> None:
+    """Move memory to huge pages where it lies.
+
+    Raises:
+        OSError: the kernel cannot.
+    """
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for area in areas:
+        first = -(-area.ctypes.data // HUGE) * HUGE
+        last = (area.ctypes.data + area.nbytes) // HUGE * HUGE
+        if last > first and madvise(first, last - first, MADV_COLLAPSE):
+            raise OSError(ctypes.get_errno(), "MADV_COLLAPSE")
+
+
+def available() -> int:
+    """Bytes that the system could still hand out."""
+    found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) << 10 if found else 0
+
+
+def private() -> list[tuple[int, int]]:
+    """(start, end) of this process's large private areas that are in memory whole, in order."""
+    areas = []
+    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
+        head = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw.p \w+ 00:00 0", entry)
+        resident = re.search(r"\nRss: +(\d+) kB", entry)
+        if head is None or resident is None:
+            continue
+        start, end = int(head[1], 16), int(head[2], 16)
+        if end - start >= LARGE and int(resident[1]) << 10 >= 0.98 * (end - start):
+            areas.append((start, end))
+    return areas
+
+
+def new_since(before: list[tuple[int, int]]) -> list[Bytes]:
+    """What `private` has now beyond `before`, as arrays."""
+    found = []
+    for start, end in private():
+        pieces = [(start, end)]
+        for low, high in before:
+            pieces = [p for a, b in pieces for p in ((a, min(b, low)), (max(a, high), b)) if p[0] < p[1]]
+        found += [at(a, b - a) for a, b in pieces if b - a >= LARGE]
+    return found
+
+
+def joined(pieces: list[tuple[int, int]]) -> list[Bytes]:
+    """Memory that somebody else owns, as (address, size); neighbours become one array."""
+    found: list[list[int]] = []
+    for address, size in sorted(pieces):
+        if found and address - found[-1][1] <= GAP:
+            found[-1][1] = address + size
+        else:
+            found.append([address, address + size])
+    return [at(start, end - start) for start, end in found]
+
+
+def at(address: int, size: int) -> Bytes:
+    """Memory of this process that somebody else owns."""
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 def description() -> dict[str, Any]:

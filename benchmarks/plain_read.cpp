@@ -43,6 +43,16 @@ double on_threads(int count, Body body) {
 
 std::atomic<uint64_t> sink;
 
+void stream(uint8_t* to, Line value) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#else
+    __m128i quarters[4];
+    std::memcpy(quarters, &value, sizeof value);
+    for (int k = 0; k < 4; k++) _mm_stream_si128(reinterpret_cast<__m128i*>(to) + k, quarters[k]);
+#endif
+}
+
 }  // namespace
 
 extern "C" {
@@ -62,11 +72,19 @@ double plain_read(const uint8_t* base, size_t bytes, int threads, size_t ahead) 
     });
 }
 
-double plain_write(uint8_t* base, size_t bytes, int threads) {
+// `streaming`: stores that go past the caches. `base` is aligned to 64 bytes.
+double plain_write(uint8_t* base, size_t bytes, int threads, int streaming) {
     return on_threads(threads, [=](int i) {
         const size_t part = bytes / static_cast<size_t>(threads) / 64 * 64;
-        Line* p = reinterpret_cast<Line*>(base + part * static_cast<size_t>(i));
-        for (size_t at = 0; at < part / 64; at++) p[at] = Line{} + at;
+        uint8_t* p = base + part * static_cast<size_t>(i);
+        for (size_t at = 0; at < part; at += 64) {
+            const Line value = Line{} + at;
+            if (streaming)
+                stream(p + at, value);
+            else
+                *reinterpret_cast<Line*>(p + at) = value;
+        }
+        _mm_sfence();
     });
 }
 
