@@ -11,17 +11,13 @@ llama.cpp and onnxruntime run all tensors in one graph and pay no Python.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import machine
 import rounds
 from peers import SUBJECTS
 from subjects import OURS
-
-from qformat import kernels
 
 SHAPES = ("4096x4096", "14336x4096", "4096x14336")
 
@@ -41,19 +37,6 @@ PIECES: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 
-PACKAGES = ("torch", "bitsandbytes", "onnxruntime", "llama-cpp-python", "aqlm", "numba")
-
-
-def versions() -> dict[str, str]:
-    """Of the peers that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,19 +51,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.shape, given.threads, given.mib, given.rounds = given.shape[:1], [2], 256, 3
-    about = {**machine.description(), "kernel": kernels.active(), "mib": given.mib, "peers": versions()}
-    out = given.out or rounds.result_path("gemv")
     for shape in given.shape:
-        rows, inputs = (int(side) for side in shape.split("x"))
         for piece in given.piece:
             begun = time.perf_counter()
             subjects = {name: SUBJECTS[name][0] for name in PIECES[piece]}
-            found = rounds.measure(
-                piece, subjects, (rows, inputs), given.mib << 20, given.rounds, given.threads, given.pages
-            )
+            sides = rounds.sides(shape)
+            found = rounds.measure(piece, subjects, sides, given.mib << 20, given.rounds, given.threads, given.pages)
             print(f"\n{piece}, {shape}: {time.perf_counter() - begun:.0f} s")
             rounds.show(found, OURS)
-            rounds.save(out, about, [asdict(row) for row in found], ("piece", "subject", "shape", "pages", "threads"))
+            rounds.save(given.out or rounds.result_path("gemv"), given.mib, [asdict(row) for row in found])
 
 
 if __name__ == "__main__":

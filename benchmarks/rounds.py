@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 
 import machine
 
+from qformat import kernels
 from qformat.report.layout import Column, Table
 from qformat.report.terminal import Printer
 
@@ -26,20 +28,24 @@ RESULTS = HERE / "results"
 # Cores that other processes may have had in a round that counts (ticks are coarse).
 FOREIGN = 0.3
 
-# What the allocator does in every worker: large arrays are mappings of their own, which can be found and moved.
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+PACKAGES = ("torch", "bitsandbytes", "onnxruntime", "llama-cpp-python", "aqlm", "numba", "gguf")
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+
+# onnxruntime does not tell where its packed weights lie: as mappings of their own they can be found.
+FINDABLE = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 class Worker:
     """A `worker.py` process, stopped while it is not asked: the threads of some libraries spin long after a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, **(FINDABLE if name == "onnxruntime" else {})},
             text=True,
         )
 
@@ -72,10 +78,11 @@ class Row:
     shape: tuple[int, int]
     pages: str
     threads: int
+    batch: int
     state: str
     bits: float
     seconds: list[float]
-    plain: list[float]
+    plain: list[float | None]
     others: list[float]
 
     @property
@@ -87,15 +94,20 @@ class Row:
         return self.weights_per_second * self.bits / 8
 
     @property
+    def plain_speed(self) -> float:
+        """Bytes per second of the plain read or write."""
+        return median(p for p in self.plain if p is not None)
+
+    @property
     def limit(self) -> float:
-        """Weights per second at the speed of the plain read."""
-        return median(self.plain) * 8 / self.bits
+        """Weights per second at that speed."""
+        return self.plain_speed * 8 / self.bits
 
     @property
     def share(self) -> float:
-        """Of the plain read in the same round."""
+        """Of the plain read or write in the same round."""
         nbytes = self.shape[0] * self.shape[1] * self.bits / 8
-        return median(nbytes / s / p for s, p in zip(self.seconds, self.plain, strict=True))
+        return median(nbytes / s / p for s, p in zip(self.seconds, self.plain, strict=True) if p is not None)
 
 
 def measure(
@@ -106,14 +118,15 @@ def measure(
     rounds: int,
     threads: Sequence[int] = (2, 1),
     pages: Sequence[str] = ("file", "huge"),
+    batches: Sequence[int] = (1,),
 ) -> list[Row]:
     """All subjects in every round, in an order that is drawn anew; those that cannot be had are reported.
 
     `subjects` maps names to processes. In the rounds of "file" the weights lie in a file mapping or where the subject
     has allocated them; then all are moved to huge pages.
     """
-    workers = {process: Worker() for process in dict.fromkeys(subjects.values())}
-    samples: list[tuple[str, int, dict[str, Any]]] = []
+    workers = {process: Worker(process) for process in dict.fromkeys(subjects.values())}
+    samples: list[tuple[str, int, int, dict[str, Any]]] = []
     try:
         there = [s for s in subjects if _prepare(workers[subjects[s]], s, shape, size)]
         dice = random.Random(0)
@@ -122,12 +135,12 @@ def measure(
                 gone = {p for p, worker in workers.items() if _failed(p, worker.ask(do="huge"))}
                 there = [s for s in there if subjects[s] not in gone]
             for _ in range(rounds):
-                turns = [(s, t) for s in there for t in threads]
+                turns = [(s, t, b) for s in there for t in threads for b in batches]
                 dice.shuffle(turns)
-                for subject, count in turns:
-                    answer = workers[subjects[subject]].ask(do="sample", subject=subject, threads=count)
+                for subject, count, batch in turns:
+                    answer = workers[subjects[subject]].ask(do="sample", subject=subject, threads=count, batch=batch)
                     if not _failed(subject, answer):
-                        samples.append((subject, count, answer))
+                        samples.append((subject, count, batch, answer))
     finally:
         for worker in workers.values():
             worker.close()
@@ -144,12 +157,12 @@ def _failed(subject: str, answer: dict[str, Any]) -> bool:
     return "error" in answer
 
 
-def _rows(piece: str, shape: tuple[int, int], samples: list[tuple[str, int, dict[str, Any]]]) -> list[Row]:
+def _rows(piece: str, shape: tuple[int, int], samples: list[tuple[str, int, int, dict[str, Any]]]) -> list[Row]:
     """Samples by subject, pages, threads and state, without those that others disturbed or that saw two states."""
-    found: dict[tuple[str, str, int, str], list[dict[str, Any]]] = defaultdict(list)
-    for subject, threads, sample in samples:
+    found: dict[tuple[str, str, int, int, str], list[dict[str, Any]]] = defaultdict(list)
+    for subject, threads, batch, sample in samples:
         if sample["state"] != "moved" and sample["others"] <= FOREIGN:
-            found[subject, sample["pages"], threads, sample["state"]].append(sample)
+            found[subject, sample["pages"], threads, batch, sample["state"]].append(sample)
     lost = len(samples) - sum(map(len, found.values()))
     if lost:
         print(f"{lost} of {len(samples)} samples left out: disturbed, or the host moved the cores")
@@ -160,20 +173,26 @@ def _rows(piece: str, shape: tuple[int, int], samples: list[tuple[str, int, dict
             shape,
             pages,
             threads,
+            batch,
             state,
             group[0]["nbytes"] * 8 / shape[0] / shape[1],
             *([s[field] for s in group] for field in ("seconds", "plain", "others")),
         )
-        for (subject, pages, threads, state), group in found.items()
+        for (subject, pages, threads, batch, state), group in found.items()
     ]
 
 
 def ratio(row: Row, rows: Iterable[Row], ours: Iterable[str]) -> float | None:
     """How many times as many weights per second as the fastest peer on the same kind of pages, in the same state."""
     kinds = ("huge",) if row.pages == "huge" else ("file", "heap")
-    same = [r for r in rows if (r.piece, r.shape, r.threads, r.state) == (row.piece, row.shape, row.threads, row.state)]
-    peers = [r.weights_per_second for r in same if r.pages in kinds and r.subject not in ours]
+    peers = [
+        r.weights_per_second for r in rows if _where(r) == _where(row) and r.pages in kinds and r.subject not in ours
+    ]
     return row.weights_per_second / max(peers) if peers and row.subject in ours else None
+
+
+def _where(row: Row) -> tuple[Any, ...]:
+    return row.piece, row.shape, row.threads, row.batch, row.state
 
 
 def show(rows: list[Row], ours: Iterable[str]) -> None:
@@ -186,7 +205,7 @@ def show(rows: list[Row], ours: Iterable[str]) -> None:
             Column("state", keep=6),
             Column("n", align="right", keep=1),
             Column("GB/s", align="right", keep=3),
-            Column("read", align="right", keep=2),
+            Column("plain", align="right", keep=2),
             Column("share", align="right", keep=5),
             Column("Gw/s", align="right", keep=8),
             Column("× peer", align="right", keep=4),
@@ -202,7 +221,7 @@ def show(rows: list[Row], ours: Iterable[str]) -> None:
             row.state,
             str(len(row.seconds)),
             f"{row.bytes_per_second / 1e9:.1f}",
-            f"{median(row.plain) / 1e9:.1f}",
+            f"{row.plain_speed / 1e9:.1f}",
             f"{row.share:.2f}",
             f"{row.weights_per_second / 1e9:.1f}",
             "" if times is None else f"{times:.2f}",
@@ -221,15 +240,38 @@ def result_path(benchmark: str) -> Path:
     return RESULTS / f"{about['date']}-{slug}-{benchmark}.json"
 
 
-def save(path: Path, about: dict[str, Any], rows: list[dict[str, Any]], same: Sequence[str]) -> list[dict[str, Any]]:
-    """Write rows, in place of older ones that have the same values under the keys `same`; gives all of the file."""
+def save(path: Path, mib: int, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file, in place of the older ones of the same pieces and shapes."""
+    about = {**machine.description(), "kernel": kernels.active(), "mib": mib, "versions": versions()}
+    new = {(row["piece"], tuple(row["shape"])) for row in rows}
     old = json.loads(path.read_text())["rows"] if path.exists() else []
-    new = {tuple(map(str, (row[key] for key in same))) for row in rows}
-    kept = [row for row in old if tuple(map(str, (row[key] for key in same))) not in new]
+    kept = [row for row in old if (row["piece"], tuple(row["shape"])) not in new]
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(json.dumps(_rounded(row)) for row in kept + rows)
     path.write_text(f'{{"machine": {json.dumps(about)},\n"rows": [\n{lines}\n]}}\n')
-    return kept + rows
+
+
+def load(path: Path) -> list[Row]:
+    """What `save` wrote."""
+    rows = json.loads(path.read_text())["rows"]
+    return [Row(**{**row, "shape": tuple(row["shape"])}) for row in rows]
+
+
+def versions() -> dict[str, str]:
+    """Of the peers that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sides(shape: str) -> tuple[int, int]:
+    """(outputs, inputs) of a text like 14336x4096."""
+    rows, inputs = shape.split("x")
+    return int(rows), int(inputs)
 
 
 def _rounded(value: Any) -> Any:

@@ -40,8 +40,15 @@ class Subject:
     def set_threads(self, threads: int) -> None:
         raise NotImplementedError
 
+    def set_batch(self, rows: int) -> None:
+        """Rows of x; what has no choice has one."""
+
     def call(self, i: int) -> object:
         raise NotImplementedError
+
+    def plain(self, threads: int) -> float | None:
+        """Bytes per second that the memory gives for what a call does; None where memory is not the limit."""
+        return machine.plain_read(self.areas, threads)
 
     def to_huge(self) -> None:
         raise NotImplementedError
@@ -109,18 +116,16 @@ def write(path: Path, scheme: Scheme, shape: Shape, extent: Bytes, count: int) -
         writer.finish({})
 
 
-class Ours(Subject):
-    """Tensors of a file, multiplied through the public call; on huge pages, copies of their bytes."""
+class FromFile(Subject):
+    """Tensors of a file."""
 
     pages = "file"
+    _calls: list[Callable[[], object]]
 
-    def __init__(self, name: str, shape: Shape, size: int) -> None:
-        coding, self.mode, dtype = OURS[name]
+    def __init__(self, coding: Coding, shape: Shape, size: int) -> None:
         self.shape = shape
         self.scheme, self.extent = one(coding, shape)
         self.nbytes, self.count = self.extent.nbytes, copies(self.extent.nbytes, size)
-        x = np.random.default_rng(1).standard_normal(shape[1])
-        self.x: Any = x.astype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "bench.qf"
             write(path, self.scheme, shape, self.extent, self.count)
@@ -129,7 +134,6 @@ class Ours(Subject):
         first, last = self.tensors[0].extent(), self.tensors[-1].extent()
         length = last.ctypes.data + last.nbytes - first.ctypes.data
         self.areas = [np.lib.stride_tricks.as_strided(first, (length,), (1,), writeable=False)]
-        self._use([lambda t=t: t.matvec(self.x, self.mode) for t in self.tensors])
 
     def _use(self, calls: list[Callable[[], object]]) -> None:
         self._calls = calls
@@ -141,6 +145,17 @@ class Ours(Subject):
 
     def call(self, i: int) -> object:
         return self._calls[i]()
+
+
+class Ours(FromFile):
+    """The public product; on huge pages, with copies of the tensors' bytes."""
+
+    def __init__(self, name: str, shape: Shape, size: int) -> None:
+        coding, self.mode, dtype = OURS[name]
+        super().__init__(coding, shape, size)
+        x = np.random.default_rng(1).standard_normal(shape[1])
+        self.x: Any = x.astype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
+        self._use([lambda t=t: t.matvec(self.x, self.mode) for t in self.tensors])
 
     def to_huge(self) -> None:
         stride = -(-self.nbytes // PAGE) * PAGE

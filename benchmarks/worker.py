@@ -14,8 +14,12 @@ import warnings
 from typing import Any
 
 import machine
+from decoders import DECODERS
+from layers import LAYERS
 from peers import SUBJECTS
 from subjects import Subject
+
+ALL = {**SUBJECTS, **DECODERS, **LAYERS}
 
 # A pass ends here even if copies are left: slow peers go on with them the next time.
 SECONDS = 0.4
@@ -36,23 +40,24 @@ class Turn:
             taken, done = time.perf_counter() - begun, done + 1
         return taken / done / self.subject.each
 
-    def sample(self, threads: int) -> dict[str, Any]:
+    def sample(self, threads: int, batch: int) -> dict[str, Any]:
         """One pass between two plain reads of the same pages, between two looks at where the cores are."""
         subject = self.subject
         subject.set_threads(threads)
+        subject.set_batch(batch)
         calls = subject.count // subject.each
         before, start = machine.state(), machine.others()
-        plain = machine.plain_read(subject.areas, threads)
+        plain = [subject.plain(threads)]
         self.over(max(calls // 4, 1))  # the probes have let the pool's workers fall asleep
         seconds = self.over(calls)
-        plain = statistics.mean([plain, machine.plain_read(subject.areas, threads)])
+        plain.append(subject.plain(threads))
         foreign, after = start.since(), machine.state()
         return {
             "pages": subject.pages,
             "state": before if before == after else "moved",
             "seconds": seconds,
             "nbytes": subject.nbytes,
-            "plain": plain,
+            "plain": None if plain[0] is None else statistics.mean(plain),
             "others": round(foreign, 2),
         }
 
@@ -68,12 +73,12 @@ def main() -> None:
         try:
             match request["do"]:
                 case "prepare":
-                    _, make = SUBJECTS[request["subject"]]
+                    _, make = ALL[request["subject"]]
                     if machine.available() < 2 * request["size"] + (1 << 30):
                         raise MemoryError(f"{machine.available() >> 20} MiB are left")
                     turns[request["subject"]] = Turn(make(tuple(request["shape"]), request["size"]))
                 case "sample":
-                    answer = turns[request["subject"]].sample(request["threads"])
+                    answer = turns[request["subject"]].sample(request["threads"], request["batch"])
                 case "huge":
                     for turn in turns.values():
                         turn.subject.to_huge()
