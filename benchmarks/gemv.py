@@ -17,6 +17,7 @@ from pathlib import Path
 
 import rounds
 from peers import SUBJECTS
+from plot import plot
 from subjects import OURS
 
 SHAPES = ("4096x4096", "14336x4096", "4096x14336")
@@ -51,6 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.shape, given.threads, given.mib, given.rounds = given.shape[:1], [2], 256, 3
+    out = given.out or rounds.result_path("gemv")
     for shape in given.shape:
         for piece in given.piece:
             begun = time.perf_counter()
@@ -59,7 +61,11 @@ def main() -> None:
             found = rounds.measure(piece, subjects, sides, given.mib << 20, given.rounds, given.threads, given.pages)
             print(f"\n{piece}, {shape}: {time.perf_counter() - begun:.0f} s")
             rounds.show(found, OURS)
-            rounds.save(given.out or rounds.result_path("gemv"), given.mib, [asdict(row) for row in found])
+            rounds.save(out, given.mib, [asdict(row) for row in found])
+    try:
+        print(plot(out, rounds.sides(given.shape[0])))
+    except ImportError:
+        print("no plot: matplotlib is not installed")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The kernel tests, and on green the benchmarks: refuses to report figures of kernels that are wrong.
+"""The kernel tests, and on green the benchmarks beside the peers that are installed.
 
-    python benchmarks/run.py [gemv] [options of benchmarks/gemv.py]
+    python benchmarks/run.py [gemv | decode | prefill | all] [--quick] [options of the one script]
 
-Without --shape every shape of the table is measured.
+Tables go to the terminal, samples to `results/` with machine and date, and a plot beside those of gemv. The whole takes
+about twenty minutes; `--quick` two.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHAPES = ("4096x4096", "14336x4096", "4096x14336")
+BENCHMARKS = ("gemv", "decode", "prefill")
 
 
 def main() -> int:
     options = sys.argv[1:]
-    if options and not options[0].startswith("-"):
-        name = options.pop(0)
-        if name != "gemv":
-            print(f"no benchmark is called {name}: gemv", file=sys.stderr)
-            return 2
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/kernels"], cwd=HERE.parent)
-    if tests.returncode:
-        print("the kernel tests are red: nothing is measured", file=sys.stderr)
-        return 1
-    shapes = [[]] if "--shape" in options else [["--shape", shape] for shape in SHAPES]
-    for shape in shapes:
-        subprocess.run([sys.executable, str(HERE / "gemv.py"), *shape, *options], check=True)
+    name = options.pop(0) if options and not options[0].startswith("-") else "all"
+    if name not in (*BENCHMARKS, "all"):
+        print(f"no benchmark is called {name}: {', '.join(BENCHMARKS)}, all", file=sys.stderr)
+        return 2
+    if "-h" not in options and "--help" not in options:
+        tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/kernels"], cwd=HERE.parent)
+        if tests.returncode:
+            print("the kernel tests are red: nothing is measured", file=sys.stderr)
+            return 1
+    for each in BENCHMARKS if name == "all" else (name,):
+        done = subprocess.run([sys.executable, str(HERE / f"{each}.py"), *options])
+        if done.returncode:
+            return done.returncode
     return 0
 
 
