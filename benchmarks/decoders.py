@@ -25,8 +25,8 @@ class _Writes(Subject):
 
     scratch: Bytes
 
-    def plain(self, threads: int) -> float:
-        return machine.plain_write(self.scratch, threads)
+    def plain(self, threads: int, other_way: bool) -> float:
+        return machine.plain_write(self.scratch, threads, streaming=other_way)
 
 
 class Decode(FromFile, _Writes):

@@ -31,7 +31,7 @@ class _Layers(Subject):
     def call(self, i: int) -> object:
         return self.layers[i](self.x)
 
-    def plain(self, threads: int) -> None:
+    def plain(self, threads: int, other_way: bool) -> None:
         return None
 
 

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
-THREADS = 2
 HUGE = 2 << 20
-PREFETCH = (0, 4096)
+PREFETCH = 4096  # bytes ahead
 
 # An area counts as memory of its own from here; smaller ones are the interpreter's.
 LARGE = 4 << 20
@@ -34,43 +33,48 @@ MADV_COLLAPSE = 25
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    folder = tempfile.mkdtemp()
-    target = Path(folder) / "plain_read.so"
+def library() -> Path:
+    """plain_read.cpp, compiled for this machine; the one that PLAIN_READ names if a parent process has done it."""
+    if done := os.environ.get("PLAIN_READ"):
+        return Path(done)
+    target = Path(tempfile.mkdtemp()) / "plain_read.so"
     source = Path(__file__).with_name("plain_read.cpp")
     flags = ["-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread"]
     subprocess.run(["g++", *flags, str(source), "-o", str(target)], check=True)
-    library = ctypes.CDLL(str(target))
-    library.plain_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t]
-    library.plain_write.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
-    for function in (library.plain_read, library.plain_write, library.sharing, library.round_trip):
+    return target
+
+
+@cache
+def _native() -> ctypes.CDLL:
+    native = ctypes.CDLL(str(library()))
+    native.plain_read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size_t]
+    native.plain_write.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int]
+    for function in (native.plain_read, native.plain_write, native.sharing, native.round_trip):
         function.restype = ctypes.c_double
-    return library
+    return native
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 
-def plain_read(areas: list[Bytes], threads: int = THREADS) -> float:
-    """Bytes per second of one forward stream per thread over every area, the better of with and without prefetch."""
-    read = _library().plain_read
-    seconds = (sum(read(a.ctypes.data, a.nbytes, threads, ahead) for a in areas) for ahead in PREFETCH)
-    return float(sum(a.nbytes for a in areas) / min(seconds))
+def plain_read(areas: list[Bytes], threads: int, prefetch: bool) -> float:
+    """Bytes per second of one forward stream per thread over every area."""
+    read, ahead = _native().plain_read, PREFETCH if prefetch else 0
+    return float(sum(a.nbytes for a in areas) / sum(read(a.ctypes.data, a.nbytes, threads, ahead) for a in areas))
 
 
-def plain_write(area: Bytes, threads: int = THREADS) -> float:
-    """Bytes per second of one forward stream of stores per thread, the better of regular and streaming stores."""
-    write = _library().plain_write
-    return float(area.nbytes / min(write(area.ctypes.data, area.nbytes, threads, streaming) for streaming in (0, 1)))
+def plain_write(area: Bytes, threads: int, streaming: bool) -> float:
+    """Bytes per second of one forward stream of stores per thread; `streaming` stores go past the caches."""
+    return float(area.nbytes / _native().plain_write(area.ctypes.data, area.nbytes, threads, streaming))
 
 
 def state() -> str:
     """Where the host has the first two cores: 2CCD (no cache shared), 1CCD, or SMT (threads of one core)."""
     if (os.cpu_count() or 1) < 2:
         return "1"
-    if _library().sharing() > 1.4:
+    if _native().sharing() > 1.4:
         return "SMT"
-    return "1CCD" if _library().round_trip() < 150 else "2CCD"
+    return "1CCD" if _native().round_trip() < 150 else "2CCD"
 
 
 class Busy(NamedTuple):

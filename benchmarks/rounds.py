@@ -36,6 +36,11 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
 FINDABLE = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
+def environment(process: str) -> dict[str, str]:
+    own = FINDABLE if process == "onnxruntime" else {}
+    return {**os.environ, **ENVIRONMENT, **own, "PLAIN_READ": str(machine.library())}
+
+
 class Worker:
     """A `worker.py` process, stopped while it is not asked: the threads of some libraries spin long after a call."""
 
@@ -45,7 +50,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **ENVIRONMENT, **(FINDABLE if name == "onnxruntime" else {})},
+            env=environment(name),
             text=True,
         )
 

@@ -46,9 +46,9 @@ class Subject:
     def call(self, i: int) -> object:
         raise NotImplementedError
 
-    def plain(self, threads: int) -> float | None:
-        """Bytes per second that the memory gives for what a call does; None where memory is not the limit."""
-        return machine.plain_read(self.areas, threads)
+    def plain(self, threads: int, other_way: bool) -> float | None:
+        """Bytes per second that the memory gives for what a call does, in one of two ways; None if it is no limit."""
+        return machine.plain_read(self.areas, threads, prefetch=other_way)
 
     def to_huge(self) -> None:
         raise NotImplementedError
