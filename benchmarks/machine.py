@@ -30,6 +30,7 @@ LARGE = 4 << 20
 GAP = 16 << 10
 
 MADV_COLLAPSE = 25
+TRIES = 5
 
 
 @cache
@@ -114,15 +115,26 @@ def collapse(areas: list[Bytes]) -> None:
     """Move memory to huge pages where it lies.
 
     Raises:
-        OSError: the kernel cannot.
+        OSError: the kernel cannot, for want of room that hangs together.
     """
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for area in areas:
         first = -(-area.ctypes.data // HUGE) * HUGE
         last = (area.ctypes.data + area.nbytes) // HUGE * HUGE
-        if last > first and madvise(first, last - first, MADV_COLLAPSE):
-            raise OSError(ctypes.get_errno(), "MADV_COLLAPSE")
+        tries = 0
+        while last > first and madvise(first, last - first, MADV_COLLAPSE):
+            if (tries := tries + 1) > TRIES:
+                raise OSError(ctypes.get_errno(), "no room for huge pages")
+            make_room()
+
+
+def make_room() -> None:
+    """Have the kernel put its free pages together. Only root may ask for it; else it does so in its own time."""
+    try:
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+    except PermissionError:
+        time.sleep(1)
 
 
 def available() -> int:

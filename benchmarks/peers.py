@@ -10,6 +10,7 @@ from typing import Any
 import ggml
 import machine
 import numpy as np
+from machine import Bytes
 from subjects import OURS, PAGE, OnHeap, Ours, Shape, Subject, copies
 
 # Arrays of one copy to the product of some x with it.
@@ -136,37 +137,43 @@ class Aqlm(_Torch):
 class MatMulNBits(Subject):
     """onnxruntime's `MatMulNBits` with 8-bit activations (accuracy level 4), all copies in one graph.
 
-    A session has its threads for life, so there are two, each with packed weights of its own.
+    A session has its threads for life, so each count of threads has one, with packed weights of its own.
     """
 
     def __init__(self, bits: int, group: int, shape: Shape, size: int) -> None:
-        (rows, columns), blocks = shape, shape[1] // group
-        rng = np.random.default_rng(0)
-        codes = rng.integers(0, 256, (rows, blocks, group * bits // 8), np.uint8)
-        scales = rng.random((rows, blocks), np.float32) / 1000
-        self._x = {"x": rng.standard_normal((1, columns)).astype(np.float32)}
-        self.nbytes = codes.nbytes + scales.nbytes
+        self._bits, self._group, self._shape = bits, group, shape
+        weights = shape[0] * shape[1]
+        self.nbytes = weights * bits // 8 + weights // group * 4
         self.each = self.count = copies(self.nbytes, size)
-        attributes = {"K": columns, "N": rows, "bits": bits, "block_size": group, "accuracy_level": 4}
-        self._sessions, self._areas = {}, {}
-        for threads in (1, 2):
-            before = machine.private()
-            self._sessions[threads] = session(codes, scales, self.count, attributes, threads)
-            self._sessions[threads].run(None, self._x)
-            self._areas[threads] = machine.new_since(before)
-            found = sum(area.nbytes for area in self._areas[threads])
-            if not 0.9 * self.nbytes * self.count <= found <= 1.5 * self.nbytes * self.count:
-                raise RuntimeError(f"{found >> 20} MiB of weights found, not {self.nbytes * self.count >> 20}")
+        self._x = {"x": np.random.default_rng(1).standard_normal((1, shape[1])).astype(np.float32)}
+        self._made: dict[int, tuple[Any, list[Bytes]]] = {}
         self.set_threads(2)
 
     def set_threads(self, threads: int) -> None:
-        self._session, self.areas = self._sessions[threads], self._areas[threads]
+        if threads not in self._made:
+            self._made[threads] = self._make(threads)
+        self._session, self.areas = self._made[threads]
+
+    def _make(self, threads: int) -> tuple[Any, list[Bytes]]:
+        (rows, columns), blocks = self._shape, self._shape[1] // self._group
+        rng = np.random.default_rng(0)
+        codes = rng.integers(0, 256, (rows, blocks, self._group * self._bits // 8), np.uint8)
+        scales = rng.random((rows, blocks), np.float32) / 1000
+        attributes = {"K": columns, "N": rows, "bits": self._bits, "block_size": self._group, "accuracy_level": 4}
+        before = machine.private()
+        made = session(codes, scales, self.count, attributes, threads)
+        made.run(None, self._x)
+        areas = machine.new_since(before)
+        found, stored = sum(area.nbytes for area in areas), self.nbytes * self.count
+        if not 0.9 * stored <= found <= 1.5 * stored:
+            raise RuntimeError(f"{found >> 20} MiB of weights found, not {stored >> 20}")
+        return made, areas
 
     def call(self, i: int) -> object:
         return self._session.run(None, self._x)
 
     def to_huge(self) -> None:
-        for areas in self._areas.values():
+        for _, areas in self._made.values():
             machine.collapse(areas)
         self.pages = "huge"
 
