@@ -53,8 +53,13 @@ def command(file: str, whole: bool, rounds: int, json_: bool) -> int:
 
 
 def _kind(each: Throughput) -> str:
-    bits = "" if each.bits is None else f" {each.bits} bits"
-    return f"{each.coding}{bits} {each.shape[0]}x{each.shape[1]}, {each.tensors} in rotation"
+    words = [
+        each.coding,
+        *([] if each.bits is None else [f"{each.bits} bits"]),
+        *([] if each.group_size is None else [f"g{each.group_size}"]),
+        *([] if each.layout is None else [each.layout]),
+    ]
+    return f"{' '.join(words)} {each.shape[0]}x{each.shape[1]}, {each.tensors} in rotation"
 
 
 def _tokens(file: str, rounds: int) -> dict[str, float]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qformat.errors import KernelError
 from qformat.kernels import _native
 from qformat.kernels.operand import Mode, decode_rows
@@ -21,6 +24,7 @@ __all__ = [
     "available",
     "decode_rows",
     "get_threads",
+    "plain_read",
     "set_threads",
     "share_openmp",
 ]
@@ -72,6 +76,19 @@ def share_openmp() -> bool:
     `set_threads` was not called, the runtime says how many there are. False if the process has loaded none.
     """
     return bool(_native.share_openmp())
+
+
+def plain_read(extent: NDArray[np.uint8], *, prefetch: bool) -> int:
+    """Read every byte once, one forward stream for each kernel thread: how fast memory is, if somebody times it.
+
+    Args:
+        extent: contiguous.
+        prefetch: ask for lines ahead; which way is faster depends on the machine and its pages.
+
+    Returns:
+        The sum of the little-endian 64-bit words, and of the single bytes of what is left after the last 512.
+    """
+    return _native.plain_read(extent, prefetch)
 
 
 def get_threads() -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 from qformat import kernels
 from qformat.store import Model, Tensor
 
-# Words that a thread adds up at a time in a plain read: NumPy lets other threads run meanwhile.
-WORDS = 1 << 18
-
 # Bytes in rotation from which a pass reads memory and not a cache: below, a share of a plain read would mean nothing.
 IN_MEMORY = 128 << 20
+
+
+class Kind(NamedTuple):
+    """What decides the work of a kernel: tensors that are equal in it are timed together."""
+
+    coding: str
+    bits: int | None
+    group_size: int | None
+    layout: str | None
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class Throughput:
 
     coding: str
     bits: int | None
+    group_size: int | None
+    layout: str | None
     shape: tuple[int, int]
     tensors: int
     operation: str
@@ -36,20 +45,21 @@ class Throughput:
 
 
 def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterator[Throughput]:
-    """Time `matvec` in both modes and `decode` of each distinct (coding, bits, shape) of quantized matrices.
+    """Time `matvec` in both modes and `decode` of each kind of quantized matrices.
 
     In a round the pages of the tensors are read plainly, then each operation passes over them once; a share compares
-    neighbours in time. The plain read adds up 64-bit words with NumPy, one forward stream for each kernel thread.
+    neighbours in time. The plain read is one forward stream for each kernel thread, the better of with and without
+    prefetch.
 
     Args:
         model: an open file.
         rounds: counted after one that is not, which touches the pages for the first time.
         most: stored bytes of each kind in rotation; at least one tensor.
     """
-    for (coding, bits, shape), tensors in _kinds(model, most).items():
-        x = np.random.default_rng(0).standard_normal(shape[1], np.float32)
-        passes = _operations(x)
-        n_bytes, weights = sum(t.nbytes for t in tensors), len(tensors) * shape[0] * shape[1]
+    for kind, tensors in _kinds(model, most).items():
+        rows, inputs = kind.shape
+        passes = _operations(np.random.default_rng(0).standard_normal(inputs, np.float32))
+        n_bytes, weights = sum(t.nbytes for t in tensors), len(tensors) * rows * inputs
         extents = [t.extent() for t in tensors]
         seconds: dict[str, list[float]] = {name: [] for name in passes}
         plain: list[float] = []
@@ -65,7 +75,7 @@ def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterato
             shares = [(n_bytes / own) / (read / other) for own, other in zip(taken[1:], plain[1:], strict=True)]
             share = median(shares) if read >= IN_MEMORY else None
             middle = median(taken[1:])
-            yield Throughput(coding, bits, shape, len(tensors), name, n_bytes / middle, weights / middle, share)
+            yield Throughput(*kind, len(tensors), name, n_bytes / middle, weights / middle, share)
 
 
 def _operations(x: NDArray[np.float32]) -> dict[str, Callable[[Tensor], object]]:
@@ -77,32 +87,28 @@ def _operations(x: NDArray[np.float32]) -> dict[str, Callable[[Tensor], object]]
     }
 
 
-def _kinds(model: Model, most: int) -> dict[tuple[str, int | None, tuple[int, int]], list[Tensor]]:
+def _kinds(model: Model, most: int) -> dict[Kind, list[Tensor]]:
     """Quantized matrices by kind, in the file's order, aliases left out."""
-    kinds: dict[tuple[str, int | None, tuple[int, int]], list[Tensor]] = {}
+    kinds: dict[Kind, list[Tensor]] = {}
     for name in model:
         tensor = model[name]
         rows, inputs = tensor.matrix_shape
         if model.container.record(name).target is not None or tensor.coding == "dense" or not rows * inputs:
             continue
-        found = kinds.setdefault((tensor.coding, tensor.bits, (rows, inputs)), [])
+        layout = getattr(tensor.scheme.coding, "layout", None)
+        found = kinds.setdefault(Kind(tensor.coding, tensor.bits, tensor.group_size, layout, (rows, inputs)), [])
         if not found or sum(t.nbytes for t in found) + tensor.nbytes <= most:
             found.append(tensor)
     return kinds
 
 
 def _plain_read(extents: Sequence[NDArray[np.uint8]]) -> float:
-    """Seconds to read every byte once, each thread its own stretch of each extent."""
-    threads = kernels.get_threads()
+    """Seconds to read every byte once."""
 
-    def read(part: int) -> None:
-        for extent in extents:
-            words = extent[: extent.nbytes // 8 * 8].view(np.uint64)
-            own = words[len(words) * part // threads : len(words) * (part + 1) // threads]
-            for start in range(0, len(own), WORDS):
-                own[start : start + WORDS].sum()
-
-    with ThreadPoolExecutor(threads) as pool:
+    def seconds(prefetch: bool) -> float:
         begun = time.perf_counter()
-        list(pool.map(read, range(threads)))
+        for extent in extents:
+            kernels.plain_read(extent, prefetch=prefetch)
         return time.perf_counter() - begun
+
+    return min(seconds(False), seconds(True))

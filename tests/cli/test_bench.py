@@ -17,9 +17,12 @@ from tests.cli.command_line import call, terminal
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     rng = np.random.default_rng(0)
-    shapes = {"a.weight": (32, 64), "b.weight": (32, 64), "c.weight": (17, 128), "norm.weight": (64,)}
+    shapes = {f"{name}.weight": (32, 128) for name in "abde"} | {"c.weight": (17, 64), "norm.weight": (64,)}
     save_file({n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}, folder / "m.safetensors")
-    qformat.convert(folder / "m.safetensors", folder / "m.qf", method="rtn", bits=4, group_size=64)
+    # groups of 32 as panels, groups of 8 as plain rows
+    rules = [{"match": "d.weight", "group_size": 32}, {"match": "e.weight", "group_size": 8}]
+    recipe = {"method": "rtn", "bits": 4, "group_size": 64, "rules": rules}
+    qformat.convert(folder / "m.safetensors", folder / "m.qf", recipe=recipe)
     return folder / "m.qf"
 
 
@@ -27,11 +30,16 @@ def test_every_kind_is_timed_in_every_operation(tiny: Path) -> None:
     result = call("bench", tiny, "--json", "--rounds", 1)
     assert result.code == 0, result.err
     found = json.loads(result.out)
-    rows = {(tuple(r["shape"]), r["operation"]): r for r in found["tensors"]}
-    shapes = {(32, 64): 2, (17, 128): 1}
-    assert set(rows) == {(s, o) for s in shapes for o in ("matvec exact", "matvec int8", "decode")}
-    for (shape, _), row in rows.items():
-        assert row["tensors"] == shapes[shape] and row["bits"] == 4 and row["coding"] == "affine"
+    rows = {(tuple(r["shape"]), r["group_size"], r["layout"], r["operation"]): r for r in found["tensors"]}
+    kinds = {
+        ((32, 128), 64, "panel"): 2,
+        ((17, 64), None, "panel"): 1,
+        ((32, 128), 32, "panel"): 1,
+        ((32, 128), 8, "plain"): 1,
+    }
+    assert set(rows) == {(*kind, o) for kind in kinds for o in ("matvec exact", "matvec int8", "decode")}
+    for (*kind, _), row in rows.items():
+        assert row["tensors"] == kinds[*kind] and row["bits"] == 4 and row["coding"] == "affine"
         assert min(row["bytes_per_second"], row["weights_per_second"]) > 0
         assert row["share"] is None  # so little stays in the caches
     assert found["tokens_per_second"] is None

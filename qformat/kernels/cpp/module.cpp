@@ -18,7 +18,8 @@ namespace nb = nanobind;
 using namespace qformat;
 
 namespace qformat {
-void bind_additive(nb::module_& m);  // additive_module.cpp
+void bind_additive(nb::module_& m);    // additive_module.cpp
+void bind_plain_read(nb::module_& m);  // plain_read.cpp
 }
 
 namespace {
@@ -228,4 +229,5 @@ NB_MODULE(_native, m) {
     m.def("decode", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"), nb::arg("out"),
           "Panels [first, last) as rows of floats, written to `out` as bytes.");
     bind_additive(m);
+    bind_plain_read(m);
 }
