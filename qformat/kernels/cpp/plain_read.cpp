@@ -73,7 +73,7 @@ uint64_t plain_read(Bytes extent, bool prefetch) {
 }  // namespace
 
 void bind_plain_read(nb::module_& m) {
-    m.def("plain_read", &plain_read, nb::arg("extent"), nb::arg("prefetch"),
+    m.def("plain_read", &plain_read, nb::arg("extent").noconvert(), nb::arg("prefetch"),
           "Reads every byte once; gives the sum of the 64-bit words (of the bytes, in the last 511), modulo 2^64.");
 }
 
