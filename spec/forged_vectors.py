@@ -10,8 +10,8 @@ import numpy as np
 from blake3 import blake3
 
 from qformat.container import Writer
+from qformat.container.assemble import trailer
 from qformat.container.records import CHUNK_ROW, INDEX, RECORD, sections
-from qformat.container.writer import trailer
 
 PAD = "x" * 64  # in the metadata, so that JSON can grow and shrink without moving a table
 

@@ -17,7 +17,7 @@ from qformat.container.records import LIMITS, VERSION, Limits, Record
 
 if TYPE_CHECKING:
     from qformat.container.edit import edit_metadata, recover
-    from qformat.container.shards import write_manifest
+    from qformat.container.manifest import write_manifest
     from qformat.container.writer import Entry, Writer
 
 __all__ = [
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(edit, name)
     if name == "write_manifest":
-        from qformat.container import shards
+        from qformat.container import manifest
 
-        return shards.write_manifest
+        return manifest.write_manifest
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,10 +12,10 @@ import blake3
 import numpy as np
 
 from qformat.container import chunks, strictjson
-from qformat.container.reader import Part
+from qformat.container.assemble import trailer
+from qformat.container.part import Part
 from qformat.container.records import INDEX, LIMITS, PREAMBLE, TRAILER, TRAILER_MAGIC, align, sections
 from qformat.container.sources import LocalFile
-from qformat.container.writer import trailer
 from qformat.errors import InvalidFileError, OutputError, QFormatError, RecipeError
 
 

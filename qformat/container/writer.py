@@ -21,55 +21,13 @@ import blake3
 import msgspec
 import numpy as np
 
-from qformat.container import chunks, strictjson
-from qformat.container.records import (
-    BYTE_ORDER,
-    CHUNK,
-    CHUNK_ROW,
-    INDEX,
-    INDEX_MAGIC,
-    KINDS,
-    LIMITS,
-    MAGIC,
-    NONE,
-    PARAMETERS,
-    PREAMBLE,
-    RANK,
-    RECORD,
-    TRAILER,
-    TRAILER_MAGIC,
-    VERSION,
-    Kind,
-    align,
-    extent_offset,
-    sections,
-)
+from qformat.container import chunks
+from qformat.container.assemble import Entry, build_index, preamble, trailer
+from qformat.container.records import CHUNK, LIMITS, PARAMETERS, RANK, Kind, align, extent_offset
 from qformat.dtypes import TABLE
 from qformat.errors import OutputError, RecipeError
 
-
-class Entry(msgspec.Struct, frozen=True):
-    """One finished extent (or alias): all that the index will say about it."""
-
-    name: str
-    kind: Kind
-    scheme: dict[str, Any] | None
-    dtype: str
-    shape: tuple[int, ...]
-    parameters: tuple[int, ...]
-    offset: int
-    length: int
-    stored: int
-    digest: bytes
-    chunks: list[tuple[int, int, int]]  # stored length, codec, xxh3
-    error: float | None = None
-    max_error: float | None = None
-    target: str | None = None
-
-    @property
-    def end(self) -> int:
-        """File offset after the extent."""
-        return self.offset + self.stored
+__all__ = ["Entry", "Writer", "check_name"]
 
 
 class Writer:
@@ -83,7 +41,7 @@ class Writer:
 
     def __init__(self, file: BinaryIO, *, entries: Sequence[Entry] = ()) -> None:
         self._file = file
-        self._entries: dict[tuple[bool, str], Entry] = {_key(entry): entry for entry in entries}
+        self._entries: dict[tuple[bool, str], Entry] = {entry.key: entry for entry in entries}
         self._end = max((entry.end for entry in entries), default=0)
         self._state = "open"
         if not entries:
@@ -204,17 +162,13 @@ class Writer:
         )
 
     def _note(self, entry: Entry) -> Entry:
-        self._entries[_key(entry)] = entry
+        self._entries[entry.key] = entry
         return entry
 
     def _put(self, data: Any) -> None:
         if len(data):
             self._file.write(data)
             self._end += len(data)
-
-
-def _key(entry: Entry) -> tuple[bool, str]:
-    return entry.kind == "attachment", entry.name
 
 
 def _chunked(data: Iterable[Any]) -> Iterable[np.ndarray[Any, Any]]:
@@ -250,92 +204,3 @@ def check_name(name: str) -> None:
     )
     if not plain or name in (".", "..") or ("/" in name and any(part in ("", ".", "..") for part in name.split("/"))):
         raise RecipeError("not a name that a file can hold", tensor=name[:80], field="name")
-
-
-def preamble() -> bytes:
-    """The first 64 bytes of every file."""
-    head = np.zeros(1, PREAMBLE)
-    head["magic"], head["byte_order"], head["major"] = np.void(MAGIC), BYTE_ORDER, VERSION[0]
-    return head.tobytes()
-
-
-def trailer(offset: int, length: int, digest: bytes) -> bytes:
-    """The last 128 bytes of a file whose index of `length` bytes begins at `offset`."""
-    tail = np.zeros(1, TRAILER)
-    tail["magic"], tail["index_offset"], tail["index_length"] = np.void(TRAILER_MAGIC), offset, length
-    tail["file_size"], tail["index_digest"] = offset + length + TRAILER.itemsize, np.void(digest)
-    tail["checksum"] = chunks.checksum(tail.tobytes()[: TRAILER.itemsize - 8])
-    return tail.tobytes()
-
-
-def build_index(
-    entries: Sequence[Entry], document: dict[str, Any], previous: tuple[int, int, bytes] = (0, 0, bytes(32))
-) -> bytes:
-    """The bytes of an index of entries in file order."""
-    schemes: dict[bytes, int] = {}
-    numbers = [
-        NONE if e.scheme is None else schemes.setdefault(strictjson.dumps(e.scheme), len(schemes)) for e in entries
-    ]
-    first = np.concatenate([[0], np.cumsum([0 if e.kind == "alias" else len(e.chunks) for e in entries])]).astype(
-        np.uint64
-    )
-    of_name = {_key(e): i for i, e in enumerate(entries)}
-    by_name = sorted(range(len(entries)), key=lambda i: (entries[i].kind == "attachment", entries[i].name.encode()))
-    row_of = {i: row for row, i in enumerate(by_name)}
-    records = np.zeros(len(entries), RECORD)
-    names: list[bytes] = []
-    position = 0
-    for row, i in enumerate(by_name):
-        e = entries[i]
-        name = e.name.encode()
-        names.append(name)
-        target = NONE if e.target is None else row_of[of_name[False, e.target]]
-        own = of_name[False, e.target] if e.target is not None else i
-        shape = (*e.shape, *[0] * (RANK - len(e.shape)))
-        nan = float("nan")
-        records[row] = (
-            position,
-            len(name),
-            KINDS.index(e.kind),
-            numbers[i],
-            TABLE[e.dtype].id,
-            len(e.shape),
-            shape,
-            e.parameters,
-            i,
-            e.offset,
-            e.length,
-            e.stored,
-            first[own],
-            len(e.chunks),
-            target,
-            0,
-            np.void(e.digest),
-            nan if e.error is None else e.error,
-            nan if e.max_error is None else e.max_error,
-        )
-        position += len(name)
-    pool = b"".join(names)
-    rows = [row for e in entries if e.kind != "alias" for row in e.chunks]
-    table = np.array(rows, CHUNK_ROW) if rows else np.zeros(0, CHUNK_ROW)
-    text = strictjson.dumps({**document, "schemes": [msgspec.json.decode(s) for s in schemes]})
-    starts = sections(len(records), len(table), len(pool), len(text))
-    head = np.zeros(1, INDEX)
-    head["magic"], head["minor"], head["records"], head["chunks"] = (
-        np.void(INDEX_MAGIC),
-        VERSION[1],
-        len(records),
-        len(table),
-    )
-    head["names_length"], head["json_length"] = len(pool), len(text)
-    head["extents_end"] = align(max((e.end for e in entries), default=PREAMBLE.itemsize))
-    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
-        previous[0],
-        previous[1],
-        np.void(previous[2]),
-    )
-    out = bytearray(starts[-1])
-    out[: INDEX.itemsize] = head.tobytes()
-    for start, part in zip(starts, (records.tobytes(), table.tobytes(), pool, text), strict=False):
-        out[start : start + len(part)] = part
-    return bytes(out)

@@ -11,8 +11,8 @@ import blake3
 import numpy as np
 
 from qformat.container import Writer, strictjson
+from qformat.container.assemble import trailer
 from qformat.container.records import CHUNK_ROW, INDEX, RECORD, TRAILER, sections
-from qformat.container.writer import trailer
 
 DENSE = {"coding": {"coding": "dense", "dtype": "uint8"}}
 

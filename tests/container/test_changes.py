@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from qformat import container
+from qformat.container.verify import verify_extent
 from qformat.errors import ChangedError, IntegrityError, InvalidFileError, OutputError, RecipeError
 from tests.container.files import DENSE, put, sample
 
@@ -200,7 +201,7 @@ def test_a_file_that_shrinks_is_a_typed_error(tmp_path: Path, size: int) -> None
             opened.guard()
         with pytest.raises(ChangedError):
             opened.read("w")
-        assert [type(error) for error in opened.parts[0].verify(0, lambda count: None)] == [ChangedError]
+        assert [type(error) for error in verify_extent(opened.parts[0], 0, lambda count: None)] == [ChangedError]
 
 
 def test_a_file_that_is_written_to_is_a_typed_error(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from qformat.container.assemble import preamble, trailer
 from qformat.container.records import BYTE_ORDER, MAGIC, NONE, TRAILER
-from qformat.container.writer import preamble, trailer
 from tests.container.files import Parts, sample, sealed
 
 Case = tuple[str, bytes, str | None, str]

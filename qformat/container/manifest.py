@@ -1,0 +1,42 @@
+"""Sets of shards: several files that one small manifest makes a model of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qformat.container.create import create
+from qformat.container.part import Part
+from qformat.container.records import LIMITS
+from qformat.container.shards import check_shard_name
+from qformat.container.sources import LocalFile
+from qformat.errors import OutputError
+
+
+def write_manifest(
+    path: str | os.PathLike[str],
+    shards: Sequence[str | os.PathLike[str]],
+    metadata: Mapping[str, Any],
+    attachments: Mapping[str, bytes] | None = None,
+) -> str:
+    """Write the file that is opened in the name of a set, after its shards; returns the set's digest.
+
+    The shards, finished .qf files without attachments, must lie beside it; it pins the size and digest of each.
+    """
+    target = Path(path)
+    rows = []
+    for shard in map(Path, shards):
+        if shard.parent.resolve() != target.parent.resolve():
+            raise OutputError("a shard lies elsewhere", file=shard, expected=target.parent)
+        check_shard_name(shard.name, str(target))
+        source = LocalFile(os.fspath(shard))
+        try:
+            rows.append({"file": shard.name, "size": source.size, "digest": Part(source, LIMITS).digest})
+        finally:
+            source.close()
+    with create(target) as writer:
+        for name, data in (attachments or {}).items():
+            writer.attachment(name, data)
+        return writer.finish(metadata, shards=rows)
