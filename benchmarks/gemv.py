@@ -32,10 +32,8 @@ PIECES: dict[str, list[str]] = {
     "exact": ["affine 4 g128 exact", "nf4 g64", "torch bf16", "torch int4pack", "bitsandbytes nf4"],
     "three": ["affine 3 g128", "affine 3 g64", "llama.cpp q3_K"],
     "two": ["affine 2 g128", "affine 2 g64", "llama.cpp q2_K", "llama.cpp q2_K repacked", "onnxruntime 2 bits"],
-    "additive": [
-        "additive 2x8 g8", "additive 4x4 g8", "additive 8x4 g16", "additive 1x16 g8", "llama.cpp iq2_xxs", "aqlm 2x8",
-        "aqlm 1x16",
-    ],
+    "additive": ["additive 2x8 g8", "additive 4x4 g8", "additive 8x4 g16", "llama.cpp iq2_xxs", "aqlm 2x8"],
+    "one book": ["additive 1x16 g8", "aqlm 1x16"],
 }  # fmt: skip
 
 

@@ -188,16 +188,20 @@ def _rows(piece: str, shape: tuple[int, int], samples: list[tuple[str, int, int,
 
 
 def ratio(row: Row, rows: Iterable[Row], ours: Iterable[str]) -> float | None:
-    """How many times as many weights per second as the fastest peer on the same kind of pages, in the same state."""
+    """How many times as many weights per second as the fastest peer in the same state, on the same kind of pages.
+
+    A peer may be faster on one thread than on two: it has as many threads as ours at most.
+    """
     kinds = ("huge",) if row.pages == "huge" else ("file", "heap")
     peers = [
-        r.weights_per_second for r in rows if _where(r) == _where(row) and r.pages in kinds and r.subject not in ours
+        r.weights_per_second
+        for r in rows
+        if (r.piece, r.shape, r.batch, r.state) == (row.piece, row.shape, row.batch, row.state)
+        and r.pages in kinds
+        and r.threads <= row.threads
+        and r.subject not in ours
     ]
     return row.weights_per_second / max(peers) if peers and row.subject in ours else None
-
-
-def _where(row: Row) -> tuple[Any, ...]:
-    return row.piece, row.shape, row.threads, row.batch, row.state
 
 
 def show(rows: list[Row], ours: Iterable[str]) -> None:

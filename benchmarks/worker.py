@@ -21,7 +21,10 @@ from subjects import Subject
 ALL = {**SUBJECTS, **DECODERS, **LAYERS}
 
 # A pass ends here even if copies are left: slow peers go on with them the next time.
-SECONDS = 0.4
+SECONDS = 0.25
+
+# The part of a pass that does not count: the probes have let the threads fall asleep.
+WARMING = 0.25
 
 
 class Turn:
@@ -30,10 +33,10 @@ class Turn:
     def __init__(self, subject: Subject) -> None:
         self.subject, self.next = subject, 0
 
-    def over(self, calls: int) -> float:
+    def over(self, calls: int, most: float) -> float:
         """Seconds per copy."""
         begun, taken, done = time.perf_counter(), 0.0, 0
-        while done < calls and taken < SECONDS:
+        while done < calls and taken < most:
             self.subject.call(self.next)
             self.next = (self.next + 1) % (self.subject.count // self.subject.each)
             taken, done = time.perf_counter() - begun, done + 1
@@ -50,8 +53,8 @@ class Turn:
         calls = subject.count // subject.each
         before, start = machine.state(), machine.others()
         plain = [subject.plain(threads, False)]
-        self.over(max(calls // 4, 1))  # the probes have let the pool's workers fall asleep
-        seconds = self.over(calls)
+        self.over(max(int(calls * WARMING), 1), SECONDS * WARMING)
+        seconds = self.over(calls, SECONDS)
         plain.append(subject.plain(threads, True))
         foreign, after = start.since(), machine.state()
         return {
