@@ -1,7 +1,7 @@
 # make demo       the main job on a small trained model, end to end
 # make test       the tests (about ten minutes on two cores, most of it the first set-up)
 # make test-full  also the long ones: thousands of kills, every flip of a file, 10 GB conversions, sanitizers
-# make bench      speed beside the peers that are installed
+# make bench      speed beside the peers, about twenty minutes (python benchmarks/run.py all --quick: two)
 # make lint       ruff, mypy
 #
 # Everything runs in .venv, which is made on first use: Debian with Python 3.11 (venv, headers), gcc, g++ and make is enough.
@@ -50,8 +50,13 @@ $(VENV)/built: $(VENV)/tools $(SOURCES)
 	$(BIN)/pip install --quiet --no-deps hqq
 	touch $@
 
+# llama.cpp is compiled here, for this processor; without it the other peers still stand beside us. aqlm's kernel needs none of
+# its dependencies that are not here already.
 $(VENV)/bench: $(VENV)/built
-	$(BIN)/pip install --quiet ".[bench]" || echo "some peers could not be installed: they are reported and skipped"
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(BIN)/pip install --quiet --no-build-isolation --editable ".[bench]" \
+	  || $(BIN)/pip install --quiet onnx onnxruntime numba scipy matplotlib \
+	  || echo "some peers could not be installed: they are reported and left out"
+	$(BIN)/pip install --quiet --no-deps aqlm || echo "aqlm could not be installed: it is left out"
 	touch $@
 
 clean:

@@ -110,6 +110,7 @@ class Aqlm(_Torch):
     def __init__(self, books: int, bits: int, shape: Shape, size: int) -> None:
         self.books, self.bits = books, bits
         super().__init__(shape, size)
+        self.nbytes += 2 * books * 2**bits * 8 + 2 * shape[0]  # books and scales, as its files have them
 
     def make(self, shape: Shape) -> tuple[list[Any], Bind]:
         import torch

@@ -255,8 +255,9 @@ def save(path: Path, mib: int, rows: list[dict[str, Any]]) -> None:
     new = {(row["piece"], tuple(row["shape"])) for row in rows}
     old = json.loads(path.read_text())["rows"] if path.exists() else []
     kept = [row for row in old if (row["piece"], tuple(row["shape"])) not in new]
+    order = list(dict.fromkeys(row["piece"] for row in old + rows))
     path.parent.mkdir(exist_ok=True)
-    lines = ",\n".join(json.dumps(_rounded(row)) for row in kept + rows)
+    lines = ",\n".join(json.dumps(_rounded(row)) for row in sorted(kept + rows, key=lambda r: order.index(r["piece"])))
     path.write_text(f'{{"machine": {json.dumps(about)},\n"rows": [\n{lines}\n]}}\n')
 
 
