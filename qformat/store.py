@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -25,6 +25,7 @@ from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError, QFormatError, UnsupportedError
 from qformat.linear import Scheme
+from qformat.residency import HugePages, Residency
 from qformat.selection import Selection
 
 # Weights decoded at a time: what decoding needs beside its result stays below 64 MiB.
@@ -34,22 +35,31 @@ Path = str | os.PathLike[str]
 Index = slice | Sequence[int] | NDArray[Any] | None
 
 
-def open(path: Path) -> Model:
+def open(path: Path, *, residency: Residency = "mmap") -> Model:
     """Open a .qf file, local or remote.
 
+    Args:
+        path: of the file, or its URL.
+        residency: where products read: `mmap`, in the file's mapping, or `hugepages`, in copies on pages of 2 MiB
+            that are made at a tensor's first use and belong to this process alone.
+
     Raises:
+        ValueError: no such residency.
         QFormatError: the file is not one, is damaged, or needs a newer reader.
         OSError: it cannot be opened.
     """
-    return Model(path)
+    return Model(path, residency)
 
 
 class Model(Mapping[str, "Tensor"]):
     """The tensors of a file, in its order, by their full names. Close it, or use it in a `with` statement."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: Path, residency: Residency = "mmap") -> None:
+        if residency not in get_args(Residency):
+            raise ValueError(f"residency is {residency!r}, expected one of {', '.join(get_args(Residency))}")
+        self.path, self.residency = os.fspath(path), residency
         self.container = container.open(self.path)
+        self._copies = HugePages(self.container) if residency == "hugepages" else None
         self._schemes: dict[int, Scheme] = {}
         self._tensors: dict[str, Tensor] = {}
 
@@ -83,6 +93,10 @@ class Model(Mapping[str, "Tensor"]):
             self._schemes[number] = linear.parse(self.container.schemes[number])
         return self._schemes[number]
 
+    def extent(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor's extent, where `residency` keeps them: a view if they are stored raw."""
+        return self.container.read(name) if self._copies is None else self._copies.read(name)
+
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._tensors.get(name)
         if tensor is None:
@@ -101,8 +115,9 @@ class Model(Mapping[str, "Tensor"]):
         return isinstance(name, str) and name in self.container
 
     def close(self) -> None:
-        """Give the mapping back; tensors of this model cannot be read any more."""
+        """Give mapping and copies back; tensors of this model cannot be read any more."""
         self._tensors.clear()
+        self._copies = None
         self.container.close()
 
     def __enter__(self) -> Model:
@@ -113,8 +128,8 @@ class Model(Mapping[str, "Tensor"]):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Model], tuple[str]]:
-        return Model, (self.path,)
+    def __reduce__(self) -> tuple[type[Model], tuple[str, Residency]]:
+        return Model, (self.path, self.residency)
 
     def __repr__(self) -> str:
         return f"<qformat.Model {self.path!r}, {len(self)} tensors>"
@@ -205,7 +220,7 @@ class Tensor:
             return group.size
         return group.columns if isinstance(group, Block) and group.rows == 1 else None
 
-    @property
+    @cached_property
     def matrix_shape(self) -> tuple[int, int]:
         """(out_features, in_features): the matrix that a product uses."""
         return linear.matrix_shape(self.shape, self.scheme.transposed)
@@ -238,9 +253,12 @@ class Tensor:
         try:
             yield
         except QFormatError as error:
-            error.file = error.file or self._model.path
-            error.tensor = error.tensor or self.name
+            self._name(error)
             raise
+
+    def _name(self, error: QFormatError) -> None:
+        error.file = error.file or self._model.path
+        error.tensor = error.tensor or self.name
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
@@ -264,9 +282,13 @@ class Tensor:
             return linear.secure(self.scheme, self.matrix_shape, self.parameters, self._parts)
 
     def extent(self) -> NDArray[np.uint8]:
-        """The bytes of the extent; a view of the mapping if they are stored raw."""
+        """The bytes of the extent, where the model's residency keeps them."""
         with self._named():
-            return self._model.container.read(self._stored.name)
+            return self._model.extent(self._stored.name)
+
+    def prefetch(self) -> None:
+        """Ask the system to read the extent from the disk soon, without waiting: for the layer after this one."""
+        self._model.container.prefetch(self._stored.name)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Role → array, plain row-major whatever the layout, nested roles dotted; views where that is possible."""
@@ -353,16 +375,18 @@ class Tensor:
         vector = np.asarray(x)
         if mode not in ("exact", "int8"):
             raise ValueError(f"mode is {mode!r}, expected 'exact' or 'int8'")
-        if vector.dtype.name not in ("float32", "float16", "bfloat16"):
+        if kernels.float_type(vector.dtype) is None:
             raise TypeError(f"x is {vector.dtype}, expected float32, float16 or bfloat16")
         rows, inputs = self.matrix_shape
         if vector.ndim not in (1, 2) or vector.shape[-1] != inputs:
             raise ValueError(f"x has shape {vector.shape}, expected ({inputs},) or (batch, {inputs})")
-        batch = vector.reshape(-1, inputs) if vector.size else np.zeros((prod(vector.shape[:-1]), inputs), vector.dtype)
-        with self._named():
-            y = self.product.matvec(batch, mode, kernels.active())
+        try:  # not `_named`: this call is timed in microseconds
+            y = self.product.matvec(vector.reshape(1, inputs) if vector.ndim == 1 else vector, mode, kernels.active())
             self._model.container.guard()  # a file that changed meanwhile has not been multiplied with
-        return y.reshape(*vector.shape[:-1], rows)
+        except QFormatError as error:
+            self._name(error)
+            raise
+        return y.reshape(rows) if vector.ndim == 1 else y
 
     @cached_property
     def product(self) -> kernels.Product:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "text", "dtypes", "remote"),
     ("container", "codings"),
-    ("linear", "transforms", "corrections", "sparse", "selection"),
+    ("linear", "transforms", "corrections", "sparse", "selection", "residency"),
     ("kernels",),
     ("store",),
     ("converters",),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qformat.errors import KernelError
 from qformat.kernels import _native
-from qformat.kernels.operand import Mode, decode_rows
+from qformat.kernels.operand import Mode, decode_rows, float_type
 from qformat.kernels.product import Product
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "active",
     "available",
     "decode_rows",
+    "float_type",
     "get_threads",
     "plain_read",
     "set_threads",
@@ -47,6 +48,9 @@ def available() -> tuple[str, ...]:
     return tuple(name for name, needs in _NEEDS.items() if _FEATURES.issuperset(needs))
 
 
+_PREFERRED = available()[0]
+
+
 def active() -> str:
     """The kernel in use: `QFORMAT_KERNEL`, or the first of `available()`.
 
@@ -55,7 +59,7 @@ def active() -> str:
     """
     forced = os.environ.get("QFORMAT_KERNEL")
     if not forced:
-        return available()[0]
+        return _PREFERRED
     if forced not in _NEEDS:
         raise KernelError("unknown kernel", field="QFORMAT_KERNEL", expected=", ".join(NAMES), found=forced)
     if forced not in available():

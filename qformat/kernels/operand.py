@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,13 @@ _FLOATS = {"float16": 1, "bfloat16": 2, "float32": 3}
 
 _INT8, _FLOAT32, _BFLOAT16 = 0, 1, 2
 
+
+@cache
+def float_type(dtype: np.dtype[Any]) -> int | None:
+    """The kernels' number of a float type that x may have; None for others. (`dtype.name` is slow.)"""
+    return _FLOATS.get(dtype.name)
+
+
 # Rows that the reference decodes at a time, in weights.
 _TILE = 1 << 22
 
@@ -50,20 +58,23 @@ class Operand:
         """
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise KernelError("x has the wrong shape", expected=f"(batch, {self.shape[1]})", found=x.shape)
-        if x.dtype.name not in _FLOATS:
+        kind = float_type(x.dtype)
+        if kind is None:
             raise KernelError("x has the wrong dtype", expected=", ".join(_FLOATS), found=x.dtype)
-        values = np.ascontiguousarray(x, dtype=np.float32)
+        native = self.native
         out = np.empty((len(x), self.shape[0]), np.float32)
-        if kernel == "reference" or self.native is None or out.size == 0:
+        if isinstance(native, Panels) and kernel != "reference" and out.size:
+            how = _INT8 if mode == "int8" else _BFLOAT16 if kind == _FLOATS["bfloat16"] else _FLOAT32
+            _native.matvec(kernel, native, np.ascontiguousarray(x).view(np.uint8), kind, how, out)
+            return out
+        values = np.ascontiguousarray(x, dtype=np.float32)
+        if kernel == "reference" or native is None or out.size == 0:
             return self._reference(values, out)
-        if isinstance(self.native, np.ndarray):
+        if isinstance(native, np.ndarray):
             assert isinstance(self.coding, Dense)
-            _native.matvec_dense(kernel, self.native, *self.shape, _FLOATS[self.coding.dtype], values, out)
-        elif isinstance(self.native, _native.Additive):
-            _native.matvec_additive(kernel, self.native, values, mode == "exact", out)
+            _native.matvec_dense(kernel, native, *self.shape, _FLOATS[self.coding.dtype], values, out)
         else:
-            how = _INT8 if mode == "int8" else _BFLOAT16 if x.dtype.name == "bfloat16" else _FLOAT32
-            _native.matvec(kernel, self.native, values, how, out)
+            _native.matvec_additive(kernel, native, values, mode == "exact", out)
         return out
 
     def _reference(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,6 +43,9 @@ class Product:
         place = places.get("panels") or places.get("values")
         body = extent[place.offset : place.offset + place.nbytes] if place is not None else extent[:0]
         self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, body)
+        threshold = scheme.activations.outlier_threshold if scheme.activations is not None else None
+        self._threshold = threshold or None
+        self._bare = not (scheme.transforms or scheme.output_transforms or scheme.corrections or self._threshold)
         self._widths = [size[1] for size in linear.transform_sizes(scheme, shape, parameters)]
 
     @property
@@ -52,6 +55,8 @@ class Product:
 
     def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
         """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32."""
+        if self._bare:
+            return self.operand.matvec(x, mode, kernel)
         y = self._coded(self._before(x), mode, kernel)
         for number in reversed(range(len(self.scheme.output_transforms))):
             its = self._under(f"output_transforms.{number}")
@@ -83,10 +88,8 @@ class Product:
 
     def _coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
         """The coded matrix. In `int8` with an outlier threshold, large inputs are multiplied exactly (LLM.int8)."""
-        activations = self.scheme.activations
-        threshold = activations.outlier_threshold if activations is not None else None
-        if mode == "int8" and threshold:
-            outlying = np.abs(x.astype(np.float32)) >= threshold
+        if mode == "int8" and self._threshold is not None:
+            outlying = np.abs(x.astype(np.float32)) >= self._threshold
             if outlying.any():
                 zero = x.dtype.type(0)
                 rest = self.operand.matvec(np.where(outlying, zero, x), "int8", kernel)

@@ -2,68 +2,110 @@
 
 namespace activations {
 
-// Calls run(index, first input, inputs) for every run.
-template <class Run>
-static void for_each_run(size_t inputs, size_t group, Run run) {
-    size_t index = 0;
-    for (size_t start = 0; start < inputs; start += group) {
-        const size_t end = start + group < inputs ? start + group : inputs;
-        for (size_t at = start; at < end; at += kRun, index++) run(index, at, (int)(end - at < kRun ? end - at : kRun));
-    }
+static inline F32 load(Value kind, const uint8_t* p) {
+    return kind == Value::float32 ? load_float(p) : kind == Value::bfloat16 ? load_bfloat(p) : load_half(p);
 }
 
-static inline int8_t round_to_int8(float v) { return (int8_t)(int)(v + (v < 0 ? -0.5f : 0.5f)); }
+// `count` numbers of x as float32, zeros after them.
+static inline void widen_run(Value kind, const uint8_t* x, int count, F32* values) {
+    const int size = kind == Value::float32 ? 4 : 2;
+    int i = 0;
+    for (; i + 16 <= count; i += 16) values[i / 16] = load(kind, x + i * size);
+    if (i < count) {
+        uint8_t rest[64] = {};
+        __builtin_memcpy(rest, x + i * size, (size_t)((count - i) * size));
+        values[i / 16] = load(kind, rest);
+        i += 16;
+    }
+    for (; i < kRun; i += 16) values[i / 16] = F32{};
+}
 
-// Dynamic 8-bit activations, one scale a run: code = round(x · 127 / max|x|).
-static void quantize_run(const float* x, int inputs, int8_t* codes, float* scale, float* sum) {
-    float top = 0, finite = 0;
-    for (int i = 0; i < inputs; i++) {
-        top = __builtin_fmaxf(top, __builtin_fabsf(x[i]));
+static inline I32 round_to_int(F32 v) { return __builtin_convertvector(v + (v < 0.0f ? splat(-0.5f) : splat(0.5f)), I32); }
+
+// All sixteen lanes joined into one, halving by halving.
+template <class V, class Join>
+static inline auto fold(V v, Join join) {
+    v = join(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = join(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = join(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    v = join(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+    return v[0];
+}
+template <class V>
+static inline auto fold_sum(V v) {
+    return fold(v, [](V a, V b) { return a + b; });
+}
+static inline float fold_max(F32 v) {
+    return fold(v, [](F32 a, F32 b) { return a < b ? b : a; });
+}
+
+// Dynamic 8-bit activations, one scale a run: code = round(x · 127 / max|x|). Returns scale · Σ codes.
+static float quantize_run(const F32* x, int8_t* codes, float* scale, float* sum) {
+    F32 top = {}, finite = {};
+    for (int i = 0; i < 4; i++) {
+        const F32 size = x[i] < 0.0f ? -x[i] : x[i];
+        top = top < size ? size : top;
         finite += x[i] * 0.0f;
     }
-    if (finite != 0.0f) {  // an infinity or a NaN among them: the result is NaN, as it is in floating point
-        for (int i = 0; i < kRun; i++) codes[i] = 0;
-        *scale = __builtin_nanf("");
+    if (fold_sum(finite) != 0.0f) {
+        // an infinity or a NaN among them: the result is NaN, as it is in floating point
+        __builtin_memset(codes, 0, kRun);
         *sum = 0;
-        return;
+        return *scale = __builtin_nanf("");
     }
-    const float inverse = top > 0 ? 127.0f / top : 0.0f;
-    int total = 0;
-    for (int i = 0; i < inputs; i++) {
-        codes[i] = round_to_int8(x[i] * inverse);
-        total += codes[i];
+    const float largest = fold_max(top);
+    const F32 inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
+    I32 total = {};
+    for (int i = 0; i < 4; i++) {
+        const I32 rounded = round_to_int(x[i] * inverse);
+        const I8 narrow = __builtin_convertvector(rounded, I8);
+        __builtin_memcpy(codes + 16 * i, &narrow, 16);
+        total += rounded;
     }
-    for (int i = inputs; i < kRun; i++) codes[i] = 0;
-    *scale = top / 127.0f;
-    *sum = (float)total;
+    *scale = largest / 127.0f;
+    *sum = (float)fold_sum(total);
+    return *scale * *sum;
 }
 
-static void pair_run(const float* x, int inputs, uint16_t* pairs, float* sum) {
-    float total = 0;
-    for (int i = 0; i < kRun; i++) {
-        const int slot = (i & ~3) | (i & 1) << 1 | (i & 2) >> 1;  // 0 1 2 3 → 0 2 1 3
-        pairs[slot] = i < inputs ? to_bfloat(x[i]) : 0;
-        if (i < inputs) total += x[i];
+// bfloat16 activations in the order of the dot product: inputs 0 2, 1 3 of every four. Returns Σ x.
+static float pair_run(const F32* x, uint16_t* pairs) {
+    uint16_t ordered[kRun];
+    F32 total = {};
+    for (int i = 0; i < 4; i++) {
+        store_bfloat(ordered + 16 * i, x[i]);
+        total += x[i];
     }
-    *sum = total;
+    for (int i = 0; i < kRun; i += 4) {
+        pairs[i] = ordered[i], pairs[i + 1] = ordered[i + 2];
+        pairs[i + 2] = ordered[i + 1], pairs[i + 3] = ordered[i + 3];
+    }
+    return fold_sum(total);
 }
 
-static void prepare(const float* x, size_t inputs, size_t group, Mode mode, Activations& a) {
-    static const float nothing[kRun] = {};
-    for_each_run(inputs, group, [&](size_t run, size_t start, int count) {
-        for (int b = 0; b < a.batch; b++) {
-            const float* row = b < a.rows ? x + (size_t)b * inputs + start : nothing;
-            const size_t at = run * (size_t)a.batch + (size_t)b;
-            if (mode == Mode::int8) {
-                quantize_run(row, count, a.codes + kRun * at, a.scales + at, a.sums + at);
-            } else if (mode == Mode::bfloat16) {
-                pair_run(row, count, a.pairs + kRun * at, a.sums + at);
-            } else {
-                __builtin_memcpy(a.values + kRun * at, row, (size_t)count * sizeof(float));
-                __builtin_memset(a.values + kRun * at + count, 0, (size_t)(kRun - count) * sizeof(float));
+// x (rows, inputs) of `kind`, for a matrix with this group size.
+static void prepare(const uint8_t* x, Value kind, size_t inputs, size_t group, Mode mode, Activations& a) {
+    const size_t size = kind == Value::float32 ? 4 : 2;
+    size_t run = 0, index = 0;
+    for (size_t start = 0; start < inputs; start += group, index++) {
+        const size_t end = start + group < inputs ? start + group : inputs;
+        for (int b = 0; b < a.batch; b++) a.totals[index * (size_t)a.batch + (size_t)b] = 0;
+        for (size_t at = start; at < end; at += kRun, run++) {
+            const int count = end - at < kRun ? (int)(end - at) : kRun;
+            for (int b = 0; b < a.batch; b++) {
+                const size_t slot = run * (size_t)a.batch + (size_t)b;
+                F32 values[4] = {};
+                if (b < a.rows) widen_run(kind, x + ((size_t)b * inputs + at) * size, count, values);
+                float& total = a.totals[index * (size_t)a.batch + (size_t)b];
+                if (mode == Mode::int8) {
+                    total += quantize_run(values, a.codes + kRun * slot, a.scales + slot, a.sums + slot);
+                } else if (mode == Mode::bfloat16) {
+                    total += pair_run(values, a.pairs + kRun * slot);
+                } else {
+                    __builtin_memcpy(a.values + kRun * slot, values, sizeof values);
+                }
             }
         }
-    });
+    }
 }
 
 }  // namespace activations

@@ -65,7 +65,6 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
             F32 sum[2 * B] = {};
-            float x_sum[B] = {};
             for (; left; run++) {
                 const int inputs = left < kRun ? (int)left : kRun;
                 const uint16_t* pairs = x.pairs + run * (size_t)(kRun * B);
@@ -78,11 +77,10 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
                     if (width == 8) plane<8, B>(p, pairs, columns, tables[q], sum);
                     p += 64 * columns;
                 }
-                for (int b = 0; b < B; b++) x_sum[b] += x.sums[run * B + b];
                 left -= (size_t)inputs;
             }
             for (int b = 0; b < B; b++) {
-                const F32 xs = splat(x_sum[b]), dots = sum[2 * b] + sum[2 * b + 1];
+                const F32 xs = splat(x.totals[g * B + b]), dots = sum[2 * b] + sum[2 * b + 1];
                 if (m.offsets) {
                     y[b] = fma(h.scale, dots - rest * xs, fma(h.shift, xs, y[b]));
                 } else {

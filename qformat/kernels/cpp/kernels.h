@@ -41,7 +41,8 @@ struct Activations {
     size_t runs;
     int8_t* codes;               // int8: (runs, batch, 64)
     float* scales;               // int8: (runs, batch)
-    float* sums;                 // (runs, batch): int8: Σ codes; bfloat16: Σ x
+    float* sums;                 // int8: (runs, batch): Σ codes
+    float* totals;               // int8, bfloat16: (groups, batch): Σ x, as they are rounded
     float* values;               // float32: (runs, batch, 64)
     uint16_t* pairs;             // bfloat16: (runs, batch, 64): inputs 0 2, 1 3 of every four
 };
@@ -66,8 +67,8 @@ struct Kernels {
     void (*matvec_dense)(const Dense&, const float* x, int batch, size_t first, size_t last, float* y, size_t stride);
     // panels [first, last) decoded to `out`, row-major (rows, inputs)
     void (*decode)(const Panels&, size_t first, size_t last, Value dtype, void* out);
-    // x (rows, inputs) float32 made ready for a matrix with this group size
-    void (*prepare)(const float* x, size_t inputs, size_t group, Mode, Activations&);
+    // x (rows, inputs) of float16, bfloat16 or float32 made ready for a matrix with this group size
+    void (*prepare)(const uint8_t* x, Value dtype, size_t inputs, size_t group, Mode, Activations&);
 };
 
 const Kernels* generic_kernels();

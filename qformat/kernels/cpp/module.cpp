@@ -27,12 +27,21 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using RowBytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
+
+Value float_type(int number) {
+    const Value kind = static_cast<Value>(number);
+    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such float type");
+    return kind;
+}
+
+size_t size_of(Value kind) { return kind == Value::float32 ? 4 : 2; }
 
 // Names of the instruction sets that this processor and operating system can run, as GCC's detection sees them.
 std::vector<std::string> cpu_features() {
@@ -127,7 +136,7 @@ void make_panels(PanelMatrix* self, Bytes codes, size_t rows, size_t inputs, siz
 // Scratch of one call, kept per thread: a layer needs no allocation after its first call.
 struct Scratch {
     std::vector<int8_t> codes;
-    std::vector<float> scales, sums, values, out;
+    std::vector<float> scales, sums, totals, values, out;
     std::vector<uint16_t> pairs;
 };
 
@@ -137,7 +146,7 @@ size_t runs_of(const Panels& m) {
 }
 
 // Up to 8 rows of x against the whole matrix.
-void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const float* x, int rows, float* out) {
+void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const uint8_t* x, Value dtype, int rows, float* out) {
     thread_local Scratch scratch;
     Activations a{};
     a.batch = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
@@ -145,12 +154,13 @@ void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const float
     a.runs = runs_of(m);
     const PanelKernel kernel = kernels.matvec(m, mode, a.batch);
     const size_t slots = a.runs * static_cast<size_t>(a.batch), panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows;
-    scratch.sums.resize(slots);
-    a.sums = scratch.sums.data();
+    scratch.totals.resize((m.inputs + m.group - 1) / m.group * static_cast<size_t>(a.batch));
+    a.totals = scratch.totals.data();
     if (mode == Mode::int8) {
         scratch.codes.resize(slots * kRun);
         scratch.scales.resize(slots);
-        a.codes = scratch.codes.data(), a.scales = scratch.scales.data();
+        scratch.sums.resize(slots);
+        a.codes = scratch.codes.data(), a.scales = scratch.scales.data(), a.sums = scratch.sums.data();
     } else if (mode == Mode::bfloat16) {
         scratch.pairs.resize(slots * kRun);
         a.pairs = scratch.pairs.data();
@@ -160,34 +170,35 @@ void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const float
     }
     scratch.out.resize(static_cast<size_t>(a.batch) * stride);
     float* y = scratch.out.data();
-    kernels.prepare(x, m.inputs, m.group, mode, a);
+    kernels.prepare(x, dtype, m.inputs, m.group, mode, a);
     const size_t grain = std::max<size_t>(1, (size_t{1} << 15) / std::max<size_t>(1, m.panel_bytes));
     pool::run(panels, grain, [&](size_t first, size_t last) { kernel(m, a, first, last, y, stride); });
     for (int row = 0; row < rows; row++) std::copy_n(y + static_cast<size_t>(row) * stride, m.rows, out + static_cast<size_t>(row) * m.rows);
 }
 
-void matvec(const std::string& isa, const PanelMatrix& matrix, Rows x, int mode, Out out) {
+void matvec(const std::string& isa, const PanelMatrix& matrix, RowBytes x, int dtype, int mode, Out out) {
     const Kernels& kernels = kernels_of(isa);
     const Panels& m = matrix.view;
-    require(x.shape(1) == m.inputs && out.shape(1) == m.rows && out.shape(0) == x.shape(0), "x or out has another shape");
+    const Value kind = float_type(dtype);
+    const size_t row_bytes = m.inputs * size_of(kind);
+    require(x.shape(1) == row_bytes && out.shape(1) == m.rows && out.shape(0) == x.shape(0), "x or out has another shape");
     require(mode >= 0 && mode <= 2, "no such mode");
     Mode use = static_cast<Mode>(mode);
     if (!kernels.matvec(m, use, 1)) use = Mode::float32;  // always there, never less exact
-    const float* from = x.data();
+    const uint8_t* from = x.data();
     float* to = out.data();
     const size_t batch = x.shape(0);
     nb::gil_scoped_release release;
     for (size_t row = 0; row < batch; row += 8)
-        matvec_rows(kernels, m, use, from + row * m.inputs, static_cast<int>(std::min<size_t>(8, batch - row)), to + row * m.rows);
+        matvec_rows(kernels, m, use, from + row * row_bytes, kind, static_cast<int>(std::min<size_t>(8, batch - row)), to + row * m.rows);
 }
 
 void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const Kernels& kernels = kernels_of(isa);
     const Panels& m = matrix.view;
-    const Value kind = static_cast<Value>(dtype);
-    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such output type");
+    const Value kind = float_type(dtype);
     require(first <= last && last <= matrix.panels(), "panels out of range");
-    const size_t rows = std::min(last * kRows, m.rows) - std::min(first * kRows, m.rows), size = kind == Value::float32 ? 4 : 2;
+    const size_t rows = std::min(last * kRows, m.rows) - std::min(first * kRows, m.rows), size = size_of(kind);
     require(out.size() == rows * m.inputs * size, "out has another size");
     uint8_t* to = out.data();
     nb::gil_scoped_release release;
@@ -198,9 +209,8 @@ void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, siz
 
 void matvec_dense(const std::string& isa, Bytes values, size_t rows, size_t inputs, int dtype, Rows x, Out out) {
     const Kernels& kernels = kernels_of(isa);
-    const Value kind = static_cast<Value>(dtype);
-    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such dense type");
-    require(values.size() / (kind == Value::float32 ? 4 : 2) >= rows * inputs, "the values are longer than their extent");
+    const Value kind = float_type(dtype);
+    require(values.size() / size_of(kind) >= rows * inputs, "the values are longer than their extent");
     require(x.shape(1) == inputs && out.shape(1) == rows && out.shape(0) == x.shape(0), "x or out has another shape");
     const Dense m{values.data(), rows, inputs, kind};
     const float* from = x.data();
@@ -222,8 +232,8 @@ NB_MODULE(_native, m) {
         .def("__init__", &make_panels, nb::arg("codes"), nb::arg("rows"), nb::arg("inputs"), nb::arg("group"), nb::arg("bits"),
              nb::arg("header_bytes"), nb::arg("zeros_at"), nb::arg("scales"), nb::arg("zeros"), nb::arg("zero_bits"), nb::arg("offsets"),
              nb::arg("bias"), nb::arg("scale_values").none(), nb::arg("zero_values").none(), nb::arg("table").none());
-    m.def("matvec", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("mode"), nb::arg("out"),
-          "out (batch, rows) = x (batch, inputs) · matrixᵀ; mode 0 int8, 1 float32, 2 bfloat16 activations.");
+    m.def("matvec", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("dtype"), nb::arg("mode"), nb::arg("out"),
+          "out (batch, rows) = x (batch, inputs), as bytes of a float type, · matrixᵀ; mode 0 int8, 1 float32, 2 bfloat16 activations.");
     m.def("matvec_dense", &matvec_dense, nb::arg("isa"), nb::arg("values"), nb::arg("rows"), nb::arg("inputs"), nb::arg("dtype"),
           nb::arg("x"), nb::arg("out"), "out (batch, rows) = x (batch, inputs) · valuesᵀ for a row-major matrix of floats.");
     m.def("decode", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"), nb::arg("out"),

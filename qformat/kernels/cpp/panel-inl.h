@@ -55,53 +55,75 @@ static inline Header read_header(const Panels& m, const uint8_t* p, size_t at) {
 
 // -- int8 activations ---------------------------------------------------------------------------------------------
 
-// acc[b] += codes · x[b] over `columns` columns of one plane. `x` holds 64 bytes per row of the batch. With a table, the
-// codes are looked up first: its entries are bytes around 128.
-template <int W, bool TABLE, int B>
-static inline void dot_plane(const uint8_t* p, const int8_t* x, int columns, const ByteTable& table, I32* acc) {
-    const U32 mask = splat(byte_mask<W>());
-    for (int c = 0; c < columns; c++) {
-        const U32 dwords = load_codes(p + 64 * c);
+// dot[b] += (codes · x[b]) << shift over the columns of one plane: COLUMNS of them, or, if that is 0, `columns`. `x` holds
+// 64 bytes per row of the batch. With a table, the codes are looked up first: its entries are bytes around 128.
+//
+// Fields of codes that are multiplied as numbers need no shift per register: each is masked where it lies and summed in
+// an accumulator of its own, which is shifted down once. One-bit fields are folded once, which leaves four places.
+template <int W, bool TABLE, int B, int COLUMNS>
+QF_INLINE void dot_plane(const uint8_t* p, const int8_t* x, int columns, int shift, const ByteTable& table, I32* dot) {
+    constexpr int fields = 8 / W, places = fields < 4 ? fields : 4;
+    constexpr bool in_place = kMaskInPlace && !TABLE && W < 8 && places * B <= 16;
+    constexpr int sums = in_place ? places : 2;  // two chains at least hide the latency of the dot product
+    I32 acc[sums * B] = {};
+    auto column = [&](int c) {
+        const U32 dwords = load_codes(p + 64 * c), folded = W == 1 ? dwords >> 4 : dwords;
 #pragma GCC unroll 8
-        for (int j = 0; j < 8 / W; j++) {
-            const U32 fields = W == 8 ? dwords : (dwords >> (j * W)) & mask;
-            const U32 codes = TABLE ? lut_bytes<W>(table, fields) : fields;
+        for (int j = 0; j < fields; j++) {
+            const U32 from = in_place && j >= places ? folded : dwords;
+            const U32 field = W == 8     ? dwords
+                              : in_place ? from & splat(byte_mask<W>() << (j % places * W))
+                                         : (dwords >> (j * W)) & splat(byte_mask<W>());
+            const U32 codes = TABLE ? lut_bytes<W>(table, field) : field;
 #pragma GCC unroll 8
             for (int b = 0; b < B; b++) {
-                I32& sum = acc[2 * b + ((c * (8 / W) + j) & 1)];  // two chains hide the latency of the dot product
-                sum = dot4<TABLE ? 8 : W>(sum, codes, splat_dword(x + 64 * b + 4 * (c * (8 / W) + j)));
+                I32& sum = acc[sums * b + (c * fields + j) % sums];
+                sum = dot4<TABLE ? 8 : W>(sum, codes, splat_dword(x + 64 * b + 4 * (c * fields + j)));
             }
         }
+    };
+    if constexpr (COLUMNS > 0) {
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; c++) column(c);
+    } else {
+        for (int c = 0; c < columns; c++) column(c);
+    }
+    for (int b = 0; b < B; b++) {
+        I32 sum = acc[sums * b];
+#pragma GCC unroll 4
+        for (int j = 1; j < sums; j++) sum += in_place ? acc[sums * b + j] >> (j * W) : acc[sums * b + j];
+        dot[b] += sum << shift;
     }
 }
 
-template <int BITS, bool TABLE, int B, int INPUTS>
-static inline void dot_run(const uint8_t* p, const int8_t* x, int inputs, const ByteTable& table, I32* total) {
-    if (INPUTS) inputs = INPUTS;  // a full run is unrolled
-    int shift = 0;
-#pragma GCC unroll 3
-    for (int plane = 0; plane < Planes<BITS>::count; plane++) {
-        I32 acc[2 * B] = {};
-        const int width = Planes<BITS>::width[plane], columns = columns_of(inputs, width);
-        if (width == 1) dot_plane<1, TABLE, B>(p, x, columns, table, acc);
-        if (width == 2) dot_plane<2, TABLE, B>(p, x, columns, table, acc);
-        if (width == 4) dot_plane<4, TABLE, B>(p, x, columns, table, acc);
-        if (width == 8) dot_plane<8, TABLE, B>(p, x, columns, table, acc);
-        for (int b = 0; b < B; b++) {
-            const I32 sum = acc[2 * b] + acc[2 * b + 1];
-            total[b] = plane ? total[b] + (sum << shift) : sum;
-        }
+// One run: FULL ones have 64 inputs, and for one row of x their loops are unrolled.
+template <int BITS, bool TABLE, int B, bool FULL>
+QF_INLINE void dot_run(const uint8_t* p, const int8_t* x, int inputs, const ByteTable& table, I32* dot) {
+    using P = Planes<BITS>;
+    constexpr int unrolled = FULL && B == 1 && !TABLE ? 2 : 0;
+    for (int b = 0; b < B; b++) dot[b] = I32{};
+    int columns = FULL ? 2 * P::width[0] : columns_of(inputs, P::width[0]);
+    dot_plane<P::width[0], TABLE, B, unrolled * P::width[0]>(p, x, columns, 0, table, dot);
+    if constexpr (P::count > 1) {
         p += 64 * columns;
-        shift += width;
+        columns = FULL ? 2 * P::width[1] : columns_of(inputs, P::width[1]);
+        dot_plane<P::width[1], TABLE, B, unrolled * P::width[1]>(p, x, columns, P::width[0], table, dot);
+    }
+    if constexpr (P::count > 2) {
+        p += 64 * columns;
+        columns = FULL ? 2 * P::width[2] : columns_of(inputs, P::width[2]);
+        dot_plane<P::width[2], TABLE, B, unrolled * P::width[2]>(p, x, columns, P::width[0] + P::width[1], table, dot);
     }
 }
+
+static inline int8_t round_to_int8(float v) { return (int8_t)(int)(v + (v < 0 ? -0.5f : 0.5f)); }
 
 // The entries of a lookup table as bytes: 128 + round(127 · entry / max|entry|). Returns max|entry| / 127.
 static inline float byte_entries(const float* table, int count, uint8_t* entries) {
     float top = 0;
     for (int i = 0; i < count; i++) top = __builtin_fmaxf(top, __builtin_fabsf(table[i]));
     const float inverse = top > 0 ? 127.0f / top : 0.0f;
-    for (int i = 0; i < 256; i++) entries[i] = i < count ? (uint8_t)(128 + activations::round_to_int8(table[i] * inverse)) : 128;
+    for (int i = 0; i < 256; i++) entries[i] = i < count ? (uint8_t)(128 + round_to_int8(table[i] * inverse)) : 128;
     return top / 127.0f;
 }
 
@@ -121,26 +143,24 @@ static void matvec_int8(const Panels& m, const Activations& x, size_t first, siz
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
             F32 sum[B] = {};
-            float x_sum[B] = {};
             for (; left; run++) {
                 const int inputs = left < kRun ? (int)left : kRun;
                 const int8_t* codes = x.codes + run * (size_t)(kRun * B);
                 I32 dot[B];
                 if (inputs == kRun) {
-                    dot_run<BITS, TABLE, B, kRun>(p, codes, kRun, table, dot);
+                    dot_run<BITS, TABLE, B, true>(p, codes, kRun, table, dot);
                 } else {
-                    dot_run<BITS, TABLE, B, 0>(p, codes, inputs, table, dot);
+                    dot_run<BITS, TABLE, B, false>(p, codes, inputs, table, dot);
                 }
                 for (int b = 0; b < B; b++) {
                     if (BITS == 8 || TABLE) dot[b] = finish_dot8(dot[b], I32{} + (int)x.sums[run * B + b]);
                     sum[b] = fma(to_float(dot[b]), splat(x.scales[run * B + b]), sum[b]);
-                    x_sum[b] += x.sums[run * B + b] * x.scales[run * B + b];
                 }
                 p += run_bytes<BITS>(inputs);
                 left -= (size_t)inputs;
             }
             for (int b = 0; b < B; b++) {
-                const F32 xs = splat(x_sum[b]);
+                const F32 xs = splat(x.totals[g * B + b]);
                 if (m.offsets) {
                     y[b] = fma(h.scale, sum[b] - bias * xs, fma(h.shift, xs, y[b]));
                 } else {

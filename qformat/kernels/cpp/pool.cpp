@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -16,7 +17,6 @@ namespace qformat::pool {
 namespace {
 
 constexpr auto kAwake = std::chrono::microseconds(200);
-constexpr size_t kPieces = 8;  // per thread
 
 int cores() {
     cpu_set_t allowed;
@@ -32,16 +32,20 @@ void relax() {
 #endif
 }
 
+// Pieces are half of an even share of what is left, so that few are taken and the last ones, which decide how long the
+// others wait, are small.
 struct Job {
     const std::function<void(size_t, size_t)>* body;
-    size_t count, piece;
+    size_t count, grain, threads;
     std::atomic<size_t> next{0};
 
     void work() {
-        for (;;) {
-            const size_t first = next.fetch_add(piece, std::memory_order_relaxed);
-            if (first >= count) return;
-            (*body)(first, first + piece < count ? first + piece : count);
+        size_t first = next.load(std::memory_order_relaxed);
+        while (first < count) {
+            const size_t piece = std::max(grain, (count - first) / (2 * threads)), last = std::min(first + piece, count);
+            if (!next.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
+            (*body)(first, last);
+            first = next.load(std::memory_order_relaxed);
         }
     }
 };
@@ -162,9 +166,7 @@ void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& 
         body(0, count);
         return;
     }
-    Job job{&body, count, 0};
-    const size_t piece = (count + kPieces * static_cast<size_t>(use) - 1) / (kPieces * static_cast<size_t>(use));
-    job.piece = piece > grain ? piece : grain;
+    Job job{&body, count, std::max<size_t>(1, grain), static_cast<size_t>(threads())};
     if (const Runtime* shared = shared_runtime()) {
         // However many come, each takes pieces until there are none. The team keeps its size, even for a short loop: one of
         // another size would be started anew.

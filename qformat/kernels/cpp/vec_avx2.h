@@ -33,6 +33,8 @@ static inline F32 fma(F32 a, F32 b, F32 c) {
                      _mm256_fmadd_ps(part_f(a, 1), part_f(b, 1), part_f(c, 1)));
 }
 
+// Fields above the lowest would saturate the 16-bit sums of vpmaddubsw: they are shifted down first.
+static constexpr bool kMaskInPlace = false;
 // vpmaddubsw saturates at 16 bits: 127·127·2 fits for codes below 128. Codes of 8 bits are centred first and their
 // sign is moved to the activation (128·127·2 fits); finish_dot8 adds the centre back.
 template <int W>

@@ -10,6 +10,8 @@
 
 static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
+// vpdpbusd takes bytes up to 255, so that fields may be multiplied where they lie.
+static constexpr bool kMaskInPlace = true;
 template <int W>
 static inline I32 dot4(I32 acc, U32 codes, U32 x) {
     return (I32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)x);

@@ -6,6 +6,8 @@
 static inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 
 // acc + Σ of the four products of each lane's bytes: unsigned codes times signed activations.
+// Whole integers: fields may be multiplied where they lie.
+static constexpr bool kMaskInPlace = true;
 template <int W>
 static inline I32 dot4(I32 acc, U32 codes, U32 x) {
     const U32 low = splat(0xFFu);
