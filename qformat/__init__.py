@@ -1,7 +1,7 @@
 """One versioned, memory-mappable container for every quantization method.
 
-    with qformat.open("model.qf") as model:
-        model["model.layers.0.mlp.up_proj.weight"].decode()
+with qformat.open("model.qf") as model:
+    model["model.layers.0.mlp.up_proj.weight"].decode()
 """
 
 from __future__ import annotations

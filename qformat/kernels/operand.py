@@ -63,13 +63,13 @@ class Operand:
             raise KernelError("x has the wrong dtype", expected=", ".join(_FLOATS), found=x.dtype)
         native = self.native
         out = np.empty((len(x), self.shape[0]), np.float32)
-        if isinstance(native, Panels) and kernel != "reference" and out.size:
+        if kernel == "reference" or native is None or out.size == 0:
+            return self._reference(np.ascontiguousarray(x, dtype=np.float32), out)
+        if isinstance(native, Panels):
             how = _INT8 if mode == "int8" else _BFLOAT16 if kind == _FLOATS["bfloat16"] else _FLOAT32
             _native.matvec(kernel, native, np.ascontiguousarray(x).view(np.uint8), kind, how, out)
             return out
         values = np.ascontiguousarray(x, dtype=np.float32)
-        if kernel == "reference" or native is None or out.size == 0:
-            return self._reference(values, out)
         if isinstance(native, np.ndarray):
             assert isinstance(self.coding, Dense)
             _native.matvec_dense(kernel, native, *self.shape, _FLOATS[self.coding.dtype], values, out)
