@@ -45,6 +45,8 @@ class Additive:
         width: int,
         books_by_entry: NDArray[Any],
         books_by_input: NDArray[Any] | None,
+        pairs_by_input: NDArray[Any] | None,
+        unit: float,
         scales: NDArray[Any] | None,
     ) -> None: ...
 

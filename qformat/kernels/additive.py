@@ -17,13 +17,16 @@ from qformat.kernels import _native
 # Widths of codes that have a kernel: tables of 16 and 256 entries, and books too large for tables.
 _BITS = (4, 8, 16)
 
+# Books of integers, of which tables of bytes are made: their largest magnitude, and the inputs of a segment.
+_MOST, _SEGMENT = 8191, 8
+
 
 def view(
     coding: Additive, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8], rows: range
 ) -> _native.Additive | None:
     """The native view of `rows`, whole panels that lie in `body`; None for what the native kernels do not read.
 
-    The books are copied, as float32 and, where tables are made of them, transposed as well: they are small beside the
+    The books are copied, as float32 and, where tables are made of them, by input as well: they are small beside the
     codes, but for 16 bits.
     """
     if not _is_native(coding):
@@ -31,6 +34,8 @@ def view(
     books = np.ascontiguousarray(whole(arrays["codebooks"]), dtype=np.float32).reshape(
         coding.books, 2**coding.bits, coding.in_group
     )
+    by_input = np.ascontiguousarray(books.swapaxes(1, 2)) if coding.bits <= 8 else None
+    pairs, unit = (None, 1.0) if by_input is None else _integers(by_input)
     scales = None
     if coding.scales is not None:
         assert isinstance(coding.group, Block)
@@ -46,9 +51,23 @@ def view(
         bits=coding.bits,
         width=coding.in_group,
         books_by_entry=books,
-        books_by_input=np.ascontiguousarray(books.swapaxes(1, 2)) if coding.bits <= 8 else None,
+        books_by_input=by_input,
+        pairs_by_input=pairs,
+        unit=unit,
         scales=scales,
     )
+
+
+def _integers(books: NDArray[np.float32]) -> tuple[NDArray[np.uint32], float]:
+    """Books (books, inputs, entries) as pairs of 16-bit integers (books, pairs, entries), and what 1 stands for there.
+
+    Inputs are padded to whole segments with zeros.
+    """
+    unit = max(float(np.abs(books).max()) / _MOST, 2.0**-126)
+    spare = -books.shape[1] % _SEGMENT
+    codes = np.pad(np.rint(books / np.float32(unit)).astype(np.int16), ((0, 0), (0, spare), (0, 0)))
+    pairs = np.ascontiguousarray(codes.reshape(len(books), -1, 2, books.shape[2]).swapaxes(2, 3))
+    return pairs.view(np.uint32)[..., 0], unit
 
 
 def _is_native(coding: Additive) -> bool:

@@ -60,15 +60,50 @@ def tables_of(coded: Coded, x: np.ndarray) -> np.ndarray:
     return np.einsum("bgw,mew->bgme", x.reshape(len(x), -1, coded.coding.in_group), books_of(coded))
 
 
+def block_of(coding: Additive) -> int:
+    """Input groups whose tables share a scale."""
+    return max(1, (64 if coding.bits == 8 else 128) // coding.books)
+
+
+def integers(coded: Coded, x: np.ndarray) -> np.ndarray:
+    """How far tables made of integers may be off: (batch, groups, books).
+
+    x is rounded to integers of up to 16383 units by block, the books to 8191 units. Products are exact and summed by
+    eight inputs; where there are several of these sums, each loses the low bits that their number takes. Of the result
+    the upper 16 bits are kept, rounded, and steps are no smaller than what they resolve.
+    """
+    width, block = coded.coding.in_group, block_of(coded.coding)
+    x = np.abs(x.reshape(len(x), -1, width))
+    units_x = np.concatenate(
+        [
+            np.broadcast_to(x[:, i : i + block].max(axis=(1, 2))[:, None], x[:, i : i + block, 0].shape)
+            for i in range(0, x.shape[1], block)
+        ],
+        axis=1,
+    )[..., None] / (16383 * 0.999)
+    books = np.abs(books_of(coded))
+    unit = books.max() / (8191 * 0.999)
+    of_inputs = 0.5 * units_x * books.sum(axis=2).max(axis=1)
+    of_books = 0.5 * unit * (x.sum(axis=2)[..., None] + width / 2 * units_x)
+    segments = -(-width // 8)
+    shift = int(np.ceil(np.log2(segments)))
+    lost = (segments if segments > 1 else 0) * 2**shift + 2 ** (15 + shift)
+    return of_inputs + of_books + lost * units_x * unit
+
+
 def step(coded: Coded, x: np.ndarray) -> np.ndarray:
-    """The bound of `int8`: tables of a block share a scale, and each look-up is off by half of it: (batch, N)."""
-    tables = tables_of(coded, x)
-    half = (tables.max(axis=3) - tables.min(axis=3)) / 2
-    block = max(1, (64 if coded.coding.bits == 8 else 128) // coded.coding.books)
-    bound = np.zeros(len(x))
+    """The bound of `int8`: (batch, N).
+
+    Tables of a block share a scale of 1/126 of half the widest range or less, and each look-up is off by half of it and
+    by what their integers are.
+    """
+    tables, off = tables_of(coded, x), integers(coded, x)
+    half = (tables.max(axis=3) - tables.min(axis=3)) / 2 + off
+    block = block_of(coded.coding)
+    bound = off.sum(axis=(1, 2))
     for first in range(0, half.shape[1], block):
         part = half[:, first : first + block]
-        bound += part[0].size * part.max(axis=(1, 2)) / 254
+        bound += part[0].size * part.max(axis=(1, 2)) / 252
     return bound[:, None] * np.abs(scales_of(coded))
 
 

@@ -5,103 +5,308 @@
 
 typedef uint16_t U16 __attribute__((vector_size(64)));
 typedef uint16_t U16half __attribute__((vector_size(32)));
+typedef int16_t I16half __attribute__((vector_size(32)));
+typedef I16half I16halfu __attribute__((aligned(1), may_alias));
 typedef float F8 __attribute__((vector_size(32)));
 typedef float F8u __attribute__((vector_size(32), aligned(1), may_alias));
 
-constexpr size_t kChunk = 8;  // panels that pass by a block of tables, at most
+constexpr int kMostInputs = 16383;  // x as integers; with books of up to 8191, kSegment products stay below 2^30
 
-static inline size_t block_end(const Additive& m, size_t block) { return std::min((block + 1) * m.block(), m.groups); }
+// -- tables ---------------------------------------------------------------------------------------------------------
 
 // One table in float32.
-static inline void build_table(const Additive& m, const float* x, int book, float* out) {
-    const size_t entries = size_t{1} << m.bits;
+static inline void build_exact(const Additive& m, const float* x, int book, float* out) {
+    const size_t entries = m.entries();
     const float* from = m.books_by_input + (size_t)book * (size_t)m.width * entries;
-    size_t e = 0;
-    for (; e + 64 <= entries; e += 64) {  // four sums at a time, so that they do not wait for each other
-        F32 sum[4];
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++) sum[q] = splat(x[0]) * load_float(from + e + 16 * q);
-        for (int i = 1; i < m.width; i++) {
-            const F32 factor = splat(x[i]);
-            const float* row = from + (size_t)i * entries + e;
-#pragma GCC unroll 4
-            for (int q = 0; q < 4; q++) sum[q] = fma(factor, load_float(row + 16 * q), sum[q]);
-        }
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++) store_float(out + e + 16 * q, sum[q]);
-    }
-    for (; e < entries; e += 16) {
+    for (size_t e = 0; e < entries; e += 16) {
         F32 sum = splat(x[0]) * load_float(from + e);
         for (int i = 1; i < m.width; i++) sum = fma(splat(x[i]), load_float(from + (size_t)i * entries + e), sum);
         store_float(out + e, sum);
     }
 }
 
-static inline F32 smaller(F32 a, F32 b) { return a < b ? a : b; }
-static inline F32 larger(F32 a, F32 b) { return a > b ? a : b; }
 
-// The middle and half the range of a table.
-static inline void range_of(const float* table, int entries, float* middle, float* half) {
-    F32 low = load_float(table), high = low;
-    for (int e = 16; e < entries; e += 16) {
-        const F32 v = load_float(table + e);
-        low = smaller(low, v), high = larger(high, v);
-    }
-#define QF_FOLD(...)                                                    \
-    low = smaller(low, __builtin_shufflevector(low, low, __VA_ARGS__)); \
-    high = larger(high, __builtin_shufflevector(high, high, __VA_ARGS__))
-    QF_FOLD(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    QF_FOLD(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-    QF_FOLD(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    QF_FOLD(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-#undef QF_FOLD
-    const float least = low[0], most = high[0];
-    *middle = 0.5f * least + 0.5f * most;
-    *half = 0.5f * most - 0.5f * least;
+static inline float sum_of(F32 v) {
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += v[i];
+    return sum;
 }
 
-// Rounds to 1 … 255, 128 for the middle: adding 1.5·2²³ leaves the nearest integer in the low bits.
-static inline void quantize_table(const float* table, int entries, float middle, float inverse, uint8_t* out) {
-    const F32 magic = splat(12582912.0f);
-    for (int e = 0; e < entries; e += 16) {
-        const F32 v = (load_float(table + e) - splat(middle)) * splat(inverse) + splat(128.0f) + magic;
-        store_low_bytes(out + e, (U32)v);
+// The largest magnitude of x, or NaN if any of them is not finite.
+static inline float magnitude(const float* x, size_t count) {
+    F32 most = {}, bad = {};
+    float rest = 0, bad_rest = 0;
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const F32 v = load_float(x + i), size = (F32)((U32)v & splat(0x7FFFFFFFu));
+        most = size > most ? size : most;
+        bad += v * splat(0.0f);
+    }
+    for (; i < count; i++) {
+        rest = __builtin_fabsf(x[i]) > rest ? __builtin_fabsf(x[i]) : rest;
+        bad_rest += x[i] * 0.0f;
+    }
+    for (int lane = 0; lane < 16; lane++) rest = most[lane] > rest ? most[lane] : rest;
+    return rest + bad_rest + sum_of(bad);
+}
+
+// x · inverse rounded to integers of 16 bits: adding 1.5·2²³ leaves the nearest integer in the low bits.
+static inline void quantize_inputs(const float* x, size_t count, float inverse, int16_t* out) {
+    const float magic = 12582912.0f;
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const I32 v = (I32)(load_float(x + i) * splat(inverse) + splat(magic));
+        *(I16halfu*)(out + i) = __builtin_convertvector(v, I16half);
+    }
+    for (; i < count; i++) {
+        const float v = x[i] * inverse + magic;
+        int32_t bits;
+        __builtin_memcpy(&bits, &v, 4);
+        out[i] = (int16_t)bits;
     }
 }
 
-static void build(const Additive& m, const float* x, Tables& tables, size_t first, size_t last) {
-    const int entries = 1 << m.bits;
-    alignas(64) float local[64 * 256];
-    float middles[128];
-    for (size_t block = first; block < last; block++) {
-        const size_t begin = block * m.block(), end = block_end(m, block), count = (end - begin) * (size_t)m.books;
-        float* to = tables.exact ? tables.exact + begin * (size_t)m.books * (size_t)entries : local;
-        for (size_t g = begin; g < end; g++)
-            for (int book = 0; book < m.books; book++)
-                build_table(m, x + g * (size_t)m.width, book, to + ((g - begin) * (size_t)m.books + (size_t)book) * (size_t)entries);
-        if (tables.exact) continue;
-        float most = 0, sum = 0;
-        bool finite = true;
-        for (size_t t = 0; t < count; t++) {
-            float half;
-            range_of(to + t * (size_t)entries, entries, &middles[t], &half);
-            most = half > most ? half : most;
-            sum += middles[t];
-            finite = finite && half <= 3.0e38f && __builtin_fabsf(middles[t]) <= 3.0e38f;
+// The order in which a part is read: of each span of blocks its piece of every panel. Codes are asked for ahead of their use, as far as
+// the second-level cache (closer would push tables out), faster while tables are built than while they are looked up, so that
+// the memory never rests.
+class Stream {
+public:
+    Stream(const Additive& m, const Part& part) : m_(m), part_(part), block_(part.first_block), panel_(part.first_panel) { open(); }
+
+    // `count` sixty-fourths of eight lines more are due.
+    inline void due(size_t count) {
+        due_ += count;
+        while (due_ >= 64) due_ -= 64, ask();
+    }
+
+private:
+    void open() {
+        const size_t end = std::min(block_ + m_.span(), part_.last_block) - 1;
+        line_ = m_.piece(panel_, block_);
+        left_ = (size_t)(m_.piece(panel_, end) - line_) + m_.tables(end) * m_.code_bytes();
+    }
+
+    inline void ask() {
+        if (block_ >= part_.last_block) return;
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) __builtin_prefetch(line_ + 64 * i, 0, 2);
+        line_ += 512;
+        if (left_ > 512) {
+            left_ -= 512;
+            return;
         }
-        const float scale = most / 127.0f;
-        tables.scales[block] = finite ? scale : __builtin_nanf("");
-        tables.middles[block] = finite ? sum : __builtin_nanf("");
-        const float inverse = finite && scale >= 1.0e-37f ? 1.0f / scale : 0.0f;
-        uint8_t* bytes = tables.bytes + begin * (size_t)m.books * (size_t)entries;
-        for (size_t t = 0; t < count; t++)
-            quantize_table(to + t * (size_t)entries, entries, inverse == 0.0f ? 0.0f : middles[t], inverse, bytes + t * (size_t)entries);
+        if (++panel_ == part_.last_panel) {
+            panel_ = part_.first_panel;
+            block_ += m_.span();
+            if (block_ >= part_.last_block) return;
+        }
+        open();
+    }
+
+    const Additive& m_;
+    const Part& part_;
+    size_t block_, panel_, left_, due_ = 0;
+    const uint8_t* line_;
+};
+
+constexpr size_t kShare = 7;  // of eight lines, those that are asked for while tables are looked up
+
+typedef int16_t I16 __attribute__((vector_size(64)));
+static inline I16 smaller(I16 a, I16 b) { return a < b ? a : b; }
+static inline I16 larger(I16 a, I16 b) { return a > b ? a : b; }
+
+// Two registers of integers of 31 bits as their upper halves: a lane has one of each.
+static inline U32 pack_halves(I32 first, I32 second) {
+    return ((U32)(first >> 15) & splat(0xFFFFu)) | ((U32)(second << 1) & splat(0xFFFF0000u));
+}
+
+// What tables are made of: x as pairs of integers of 16 bits, and what 1 stands for in a sum of products.
+struct Inputs {
+    alignas(64) uint32_t pairs[128 * 4 + 4096];  // of a block: (groups, segments · 4)
+    float unit;
+    int shift;  // sums of eight inputs lose so many bits before they are added
+
+    // False if x is not finite.
+    bool read(const Additive& m, const float* x, size_t block) {
+        const size_t width = (size_t)m.width, groups = m.tables(block) / (size_t)m.books, line = 4 * m.segments();
+        x += block * m.block() * width;
+        const float most = magnitude(x, groups * width);
+        if (!(most <= 3.0e38f)) return false;
+        const float step = most / kMostInputs, inverse = step >= 1.0e-37f ? 1.0f / step : 0.0f;
+        for (shift = 0; (size_t{1} << shift) < m.segments();) shift++;
+        unit = step * m.unit * (float)(size_t{1} << (15 + shift));
+        if (width == kSegment) {
+            quantize_inputs(x, groups * width, inverse, (int16_t*)pairs);
+        } else {
+            __builtin_memset(pairs, 0, 4 * groups * line);
+            for (size_t g = 0; g < groups; g++) quantize_inputs(x + g * width, width, inverse, (int16_t*)(pairs + g * line));
+        }
+        return true;
+    }
+};
+
+// The sums of products of one segment, or of all of them.
+template <int GROUPS, bool ONE>
+static inline void products(const uint32_t* book, size_t entries, size_t segments, int shift, const uint32_t* x, I32* sum) {
+    if (ONE) segments = 1;
+#pragma GCC unroll 2
+    for (int j = 0; j < GROUPS; j++) sum[j] = I32{} + (1 << 14);  // half of what is lost when they are packed
+    for (size_t s = 0; s < segments; s++) {
+        I32 part[GROUPS] = {};
+#pragma GCC unroll 4
+        for (size_t i = 4 * s; i < 4 * s + 4; i++) {
+            const U32 pairs = load_codes(book + i * entries);
+#pragma GCC unroll 2
+            for (int j = 0; j < GROUPS; j++) {
+                I32& to = ONE ? sum[j] : part[j];
+                to = dot2(to, pairs, splat(x[4 * segments * (size_t)j + i]));
+            }
+        }
+        if (!ONE)
+            for (int j = 0; j < GROUPS; j++) sum[j] += part[j] >> shift;
     }
 }
+
+// The halves of the products of one or two groups with a book of 256 entries, and what bounds 32 of them each.
+template <int GROUPS, bool ONE>
+static inline void products256(const uint32_t* book, size_t segments, int shift, const uint32_t* x, U32* const* out, U32* low, U32* high) {
+    I16 least[GROUPS], most[GROUPS];
+    for (int j = 0; j < GROUPS; j++) least[j] = I16{} + (int16_t)0x7FFF, most[j] = ~least[j];
+    for (size_t e = 0; e < 256; e += 32) {
+        I32 first[GROUPS], second[GROUPS];
+        products<GROUPS, ONE>(book + e, 256, segments, shift, x, first);
+        products<GROUPS, ONE>(book + e + 16, 256, segments, shift, x, second);
+#pragma GCC unroll 2
+        for (int j = 0; j < GROUPS; j++) {
+            const U32 halves = pack_halves(first[j], second[j]);
+            out[j][e / 32] = halves;
+            least[j] = smaller(least[j], (I16)halves), most[j] = larger(most[j], (I16)halves);
+        }
+    }
+    for (int j = 0; j < GROUPS; j++) low[j] = (U32)least[j], high[j] = (U32)most[j];
+}
+
+// Halfway between, rounded down, without leaving 16 bits.
+static inline I16 between(I16 a, I16 b) { return (a & b) + ((a ^ b) >> 1); }
+
+// What the bytes of a block stand for: Σ (byte − 128)·scale + middle.
+struct Affinity {
+    float scale, middle;
+};
+
+// How the halves of a block become bytes: (half − middle) · factor / 2¹⁵, every table with a middle of its own.
+struct Range {
+    int most = 0;    // half the widest range
+    int middle = 0;  // the sum of the middles
+
+    // Takes in what bounds 32 tables, and gives their middles.
+    void widen(I16 low, I16 high, U32* middles) {
+        const I16 middle_ = between(low, high), half = high - middle_;
+        *middles = (U32)middle_;
+        int16_t each[2][32];
+        __builtin_memcpy(each[0], &half, 64), __builtin_memcpy(each[1], &middle_, 64);
+        for (int i = 0; i < 32; i++) most = each[0][i] > most ? each[0][i] : most, middle += each[1][i];
+    }
+
+    int factor() const { return most > 127 ? (127 << 15) / most : 32767; }
+
+    Affinity affinity(float unit) const {
+        const float scale = unit * 32768.0f / (float)factor(), sum = unit * (float)middle;
+        const bool finite = scale * 127.0f <= 3.0e38f && __builtin_fabsf(sum) <= 3.0e38f;
+        return finite ? Affinity{scale, sum} : Affinity{__builtin_nanf(""), __builtin_nanf("")};
+    }
+};
+
+// The tables of 256 entries of a block.
+static Affinity build256(const Additive& m, const Inputs& x, size_t block, Stream& ahead, size_t share, uint8_t* bytes) {
+    const size_t books = (size_t)m.books, segments = m.segments(), count = m.tables(block), groups = count / books;
+    alignas(64) U32 products[64][8];
+    alignas(64) U32 low[64], high[64];
+    for (size_t g = 0; g < groups; g += 2)
+        for (size_t book = 0; book < books; book++) {
+            const size_t t = g * books + book, u = g + 1 < groups ? t + books : t;
+            const uint32_t *from = m.pairs_by_input + book * segments * 4 * 256, *pairs = x.pairs + g * segments * 4;
+            U32* const out[2] = {products[t], products[u]};
+            U32 least[2], most[2];
+            ahead.due(2 * share);
+            if (u == t) {
+                products256<1, false>(from, segments, x.shift, pairs, out, least, most);
+            } else if (segments == 1) {
+                products256<2, true>(from, segments, x.shift, pairs, out, least, most);
+            } else {
+                products256<2, false>(from, segments, x.shift, pairs, out, least, most);
+            }
+            low[t] = least[0], high[t] = most[0];
+            if (u != t) low[u] = least[1], high[u] = most[1];
+        }
+    for (size_t t = count; t % 16; t++) low[t] = high[t] = U32{};
+    Range range;
+    alignas(64) uint32_t middles[64];
+    for (size_t t = 0; t < count; t += 16) {
+        transpose(low + t), transpose(high + t);
+        I16 least = (I16)low[t], most = (I16)high[t];
+        for (size_t i = 1; i < 16; i++) least = smaller(least, (I16)low[t + i]), most = larger(most, (I16)high[t + i]);
+        // both halves of a lane are of one table
+        least = smaller(least, (I16)((U32)least << 16 | (U32)least >> 16)), most = larger(most, (I16)((U32)most << 16 | (U32)most >> 16));
+        U32 found;
+        range.widen(least, most, &found);
+        __builtin_memcpy(middles + t, &found, 64);
+    }
+    range.middle /= 2;
+    const U32 factor = splat((uint32_t)range.factor() * 0x10001u);
+    for (size_t t = 0; t < count; t++) {
+        const U32 middle = splat(middles[t]);
+        for (size_t i = 0; i < 8; i += 2)
+            store_low_bytes(bytes + 256 * t + 32 * i, quantize(products[t][i], middle, factor), quantize(products[t][i + 1], middle, factor));
+    }
+    return range.affinity(x.unit);
+}
+
+// The tables of 16 entries of a block; those beyond its end are zero, and whole fours of them are written.
+static Affinity build16(const Additive& m, const Inputs& x, size_t block, Stream& ahead, size_t share, uint8_t* bytes) {
+    const size_t books = (size_t)m.books, segments = m.segments(), count = m.tables(block);
+    alignas(64) I32 sums[128];
+    for (size_t t = 0, book = 0, g = 0; t < count; t++) {
+        const uint32_t *from = m.pairs_by_input + book * segments * 4 * 16, *pairs = x.pairs + g * segments * 4;
+        if (segments == 1) {
+            products<1, true>(from, 16, segments, x.shift, pairs, &sums[t]);
+        } else {
+            products<1, false>(from, 16, segments, x.shift, pairs, &sums[t]);
+        }
+        ahead.due(share);
+        if (++book == books) book = 0, g++;
+    }
+    for (size_t t = count; t % 32; t++) sums[t] = I32{};
+    Range range;
+    alignas(64) U32 halves[64], columns[16];  // two tables a register
+    alignas(64) uint32_t middles[64];
+    for (size_t t = 0; t < count; t += 32) {
+        for (size_t i = 0; i < 16; i++) columns[i] = halves[t / 2 + i] = pack_halves(sums[t + 2 * i], sums[t + 2 * i + 1]);
+        transpose(columns);
+        I16 least = (I16)columns[0], most = (I16)columns[0];
+        for (int i = 1; i < 16; i++) least = smaller(least, (I16)columns[i]), most = larger(most, (I16)columns[i]);
+        U32 found;
+        range.widen(least, most, &found);
+        __builtin_memcpy(middles + t / 2, &found, 64);
+    }
+    const U32 factor = splat((uint32_t)range.factor() * 0x10001u);
+    for (size_t t = 0; t < count; t += 4)
+        store_low_bytes(bytes + 16 * t, quantize(halves[t / 2], splat(middles[t / 2]), factor),
+                        quantize(halves[t / 2 + 1], splat(middles[t / 2 + 1]), factor));
+    std::fill(bytes + 16 * count, bytes + (16 * count + 63) / 64 * 64, uint8_t{0});
+    return range.affinity(x.unit);
+}
+
+// -- int8 tables ----------------------------------------------------------------------------------------------------
 
 // Bytes are summed in 16 bits: `all` takes them in pairs and wraps around, `high` takes the upper ones alone; the lower sums
 // are all − 256·high.
-static inline U16 upper_bytes(U32 bytes) { return (U16)bytes >> 8; }
+struct Sums {
+    U16 all, high;
+
+    void add(U32 bytes) { all += (U16)bytes, high += (U16)upper_bytes(bytes); }
+    U16 low() const { return all - (high << 8); }
+};
 
 // Shuffles, not memory: a sum whose address is taken would live on the stack through its whole loop.
 static inline I32 half_of(U16 v, int half) {
@@ -110,7 +315,7 @@ static inline I32 half_of(U16 v, int half) {
     return __builtin_convertvector(part, I32);
 }
 
-// Adds what `count` bytes around 128 stand for to 64 sums.
+// Adds what `count` bytes around 128 stand for to 64 sums: those of the even rows, then those of the odd ones.
 static inline void flush(const I32* sums, int count, float scale, float middle, float* sum64) {
 #pragma GCC unroll 4
     for (int q = 0; q < 4; q++) {
@@ -119,98 +324,130 @@ static inline void flush(const I32* sums, int count, float scale, float middle, 
     }
 }
 
-static inline void block_of_bytes8(const uint8_t* p, const uint8_t* next, const uint8_t* table, int count, I32* sums) {
-    U16 all = {}, high = {};
+// A block of tables of 256 entries against R panels that lie `stride` bytes apart: a table is loaded once for all of them.
+template <int R>
+static inline void block_of_bytes8(const uint8_t* p, size_t stride, const uint8_t* table, int count, Stream& ahead, size_t share,
+                                   I32 (*found)[4]) {
+    U16 all[R] = {}, high[R] = {};
     for (int t = 0; t < count; t++) {
-        __builtin_prefetch(next + 64 * t);
-        const U32 bytes = lut_256(table + 256 * t, load_codes(p + 64 * t));
-        all += (U16)bytes;
-        high += upper_bytes(bytes);
+        const ByteTable entries = make_byte_table(table + 256 * t);
+        ahead.due(R * share);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const U32 bytes = lut_bytes<8>(entries, load_codes(p + (size_t)r * stride + 64 * t));
+            all[r] += (U16)bytes, high[r] += (U16)upper_bytes(bytes);
+        }
     }
-    const U16 low = all - (high << 8);
-    sums[0] = half_of(low, 0), sums[1] = half_of(low, 1), sums[2] = half_of(high, 0), sums[3] = half_of(high, 1);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        const U16 low = all[r] - (high[r] << 8);
+        found[r][0] = half_of(low, 0), found[r][1] = half_of(low, 1), found[r][2] = half_of(high[r], 0), found[r][3] = half_of(high[r], 1);
+    }
 }
 
-// Two tables a register: the lower half is of the first, the upper of the second. Low nibbles are rows 0–31, high ones 32–63.
-static inline void block_of_bytes4(const uint8_t* p, const uint8_t* next, const uint8_t* table, int count, I32* sums) {
+#if !defined(QF_HAS_BLOCK_OF_BYTES4)
+// Two tables of 16 entries at a time. Low nibbles are rows 0–31, high ones 32–63, so bytes b and 32 + b of a register belong to
+// the same row.
+static inline void block_of_bytes4(const uint8_t* p, const uint8_t* table, int count, Stream& ahead, size_t share, I32* found) {
     const U32 nibble = splat(0x0F0F0F0Fu);
-    U16 all = {}, high = {}, all2 = {}, high2 = {};
+    Sums first = {}, second = {};
+    const auto two = [&](const uint8_t* entries, U32 codes) {
+        const PairTable both = make_pair_table(entries);
+        first.add(lut_pair(both, codes & nibble));
+        second.add(lut_pair(both, (codes >> 4) & nibble));
+    };
     int t = 0;
     for (; t + 2 <= count; t += 2) {
-        __builtin_prefetch(next + 32 * t);
-        const PairTable both = make_pair_table(table + 16 * t);
-        const U32 codes = load_codes(p + 32 * t);
-        const U32 bytes = lut_pair(both, codes & nibble), bytes2 = lut_pair(both, (codes >> 4) & nibble);
-        all += (U16)bytes, high += upper_bytes(bytes);
-        all2 += (U16)bytes2, high2 += upper_bytes(bytes2);
+        ahead.due(share);
+        two(table + 16 * t, load_codes(p + 32 * t));
     }
-    if (t < count) {
-        alignas(64) uint8_t last[64] = {}, tables[32] = {};
+    if (t < count) {  // the next table is zero
+        alignas(64) uint8_t last[64] = {};
         __builtin_memcpy(last, p + 32 * t, 32);
-        __builtin_memcpy(tables, table + 16 * t, 16);
-        const PairTable both = make_pair_table(tables);
-        const U32 codes = load_codes(last);
-        const U32 bytes = lut_pair(both, codes & nibble), bytes2 = lut_pair(both, (codes >> 4) & nibble);
-        all += (U16)bytes, high += upper_bytes(bytes);
-        all2 += (U16)bytes2, high2 += upper_bytes(bytes2);
+        two(table + 16 * t, load_codes(last));
     }
-    // of each register, bytes b and 32 + b belong to the same row
-    const U16 low = all - (high << 8), low2 = all2 - (high2 << 8);
-    sums[0] = half_of(low, 0) + half_of(low, 1), sums[1] = half_of(low2, 0) + half_of(low2, 1);
-    sums[2] = half_of(high, 0) + half_of(high, 1), sums[3] = half_of(high2, 0) + half_of(high2, 1);
+    const U16 even[2] = {first.low(), second.low()}, odd[2] = {first.high, second.high};
+    for (int q = 0; q < 2; q++) {
+        found[q] = half_of(even[q], 0) + half_of(even[q], 1);
+        found[2 + q] = half_of(odd[q], 0) + half_of(odd[q], 1);
+    }
+}
+#endif
+
+// R panels of one block.
+template <int R>
+static inline void panels_of_bytes8(const Additive& m, int batch, size_t block, size_t panel, const uint8_t* tables, const Affinity* how,
+                                    Stream& ahead, float* sums) {
+    const int count = (int)m.tables(block);
+    for (int b = 0; b < batch; b++) {
+        I32 found[R][4];
+        block_of_bytes8<R>(m.piece(panel, block), m.panel_bytes(), tables + (size_t)b * kTableBytes, count, ahead, b ? 0 : kShare, found);
+        float* to = sums + ((size_t)b * m.panels() + panel) * kLanes;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) flush(found[r], count, how[b].scale, how[b].middle, to + r * kLanes);
+    }
 }
 
-// The first 32 sums are those of the even rows.
-static inline void finish(const Additive& m, size_t panel, const float* sums, float* y) {
-    for (int i = 0; i < 32; i++)
-        for (int odd = 0; odd < 2; odd++) {
-            const size_t row = panel * kLanes + 2 * (size_t)i + (size_t)odd;
-            y[row] = sums[32 * odd + i] * (m.scales ? m.scales[row] : 1.0f);
-        }
+static void clear(const Additive& m, int batch, const Part& part, float* sums) {
+    for (size_t b = 0; b < (size_t)batch; b++)
+        std::fill(sums + (b * m.panels() + part.first_panel) * kLanes, sums + (b * m.panels() + part.last_panel) * kLanes, 0.0f);
 }
 
-static void matvec_bytes(const Additive& m, const Tables& tables, size_t first, size_t last, float* y) {
-    const size_t size = m.panel_bytes(), entries = size_t{1} << m.bits, books = (size_t)m.books;
-    // tables that all stay close need no sharing: one panel at a time is one forward stream
-    const size_t chunk = m.pairs() * entries <= (size_t{1} << 16) ? 1 : kChunk;
-    alignas(64) float sums[kChunk][kLanes];
-    for (size_t top = first; top < last; top += chunk) {
-        const size_t bottom = std::min(top + chunk, last);
-        __builtin_memset(sums, 0, sizeof sums);
-        for (size_t block = 0; block < m.blocks(); block++) {
-            const size_t begin = block * m.block(), end = block_end(m, block);
-            const int count = (int)((end - begin) * books);
-            const uint8_t* table = tables.bytes + begin * books * entries;
-            for (size_t panel = top; panel < bottom; panel++) {
-                const uint8_t* p = m.codes + panel * size + begin * books * m.code_bytes();
-                const uint8_t* next = panel + 1 < bottom ? p + size : m.codes + top * size + end * books * m.code_bytes();
-                I32 found[4];
-                if (m.bits == 8) {
-                    block_of_bytes8(p, next, table, count, found);
-                } else {
-                    block_of_bytes4(p, next, table, count, found);
-                }
-                flush(found, count, tables.scales[block], tables.middles[block], sums[panel - top]);
+static void sum_bytes(const Additive& m, const float* x, int batch, const Part& part, uint8_t* tables, float* sums) {
+    const size_t inputs = m.groups * (size_t)m.width;
+    Stream ahead(m, part);
+    ahead.due(64 * (m.bits == 8 ? 64 : 16));
+    clear(m, batch, part, sums);
+    Inputs values;
+    const size_t bytes = m.block() * (size_t)m.books * m.entries(), stride = (bytes + 63) / 64 * 64;
+    for (size_t block = part.first_block; block < part.last_block; block += m.span()) {
+        const size_t span = std::min(m.span(), part.last_block - block);
+        // what is not asked for while tables are looked up
+        const size_t share = (8 - kShare) * (part.last_panel - part.first_panel) * m.code_bytes() / 64;
+        Affinity how[kMostSpan][kBatch];
+        for (size_t i = 0; i < span; i++)
+            for (int b = 0; b < batch; b++) {
+                how[i][b] = {__builtin_nanf(""), __builtin_nanf("")};
+                if (!values.read(m, x + (size_t)b * inputs, block + i)) continue;
+                uint8_t* to = tables + (size_t)b * kTableBytes + i * stride;
+                how[i][b] = (m.bits == 8 ? build256 : build16)(m, values, block + i, ahead, b ? 0 : share, to);
             }
+        size_t panel = part.first_panel;
+        if (m.bits == 8) {
+            for (; panel + 8 <= part.last_panel; panel += 8) panels_of_bytes8<8>(m, batch, block, panel, tables, how[0], ahead, sums);
+            for (; panel < part.last_panel; panel++) panels_of_bytes8<1>(m, batch, block, panel, tables, how[0], ahead, sums);
+            continue;
         }
-        for (size_t panel = top; panel < bottom; panel++) finish(m, panel, sums[panel - top], y);
+        for (; panel < part.last_panel; panel++)
+            for (size_t i = 0; i < span; i++)
+                for (int b = 0; b < batch; b++) {
+                    const int count = (int)m.tables(block + i);
+                    I32 found[4];
+                    block_of_bytes4(m.piece(panel, block + i), tables + (size_t)b * kTableBytes + i * stride, count, ahead, b ? 0 : kShare,
+                                    found);
+                    flush(found, count, how[i][b].scale, how[i][b].middle, sums + ((size_t)b * m.panels() + panel) * kLanes);
+                }
     }
 }
 
-static void matvec_exact(const Additive& m, const Tables& tables, size_t first, size_t last, float* y) {
-    const size_t size = m.panel_bytes(), entries = size_t{1} << m.bits, books = (size_t)m.books;
+// -- exact tables ---------------------------------------------------------------------------------------------------
+
+static void sum_exact(const Additive& m, const float* x, int batch, const Part& part, float* tables, float* sums) {
+    const size_t inputs = m.groups * (size_t)m.width, entries = m.entries();
     const U32 nibble = splat(15u);
-    alignas(64) float sums[kChunk][kLanes];
-    for (size_t top = first; top < last; top += kChunk) {
-        const size_t bottom = std::min(top + kChunk, last);
-        __builtin_memset(sums, 0, sizeof sums);
-        for (size_t block = 0; block < m.blocks(); block++) {
-            const size_t begin = block * m.block() * books, end = block_end(m, block) * books;
-            for (size_t panel = top; panel < bottom; panel++) {
+    clear(m, batch, part, sums);
+    for (size_t block = part.first_block; block < part.last_block; block++)
+        for (int b = 0; b < batch; b++) {
+            const size_t count = m.tables(block), begin = block * m.block();
+            float* to = tables;
+            for (size_t g = begin; g < begin + count / (size_t)m.books; g++)
+                for (int book = 0; book < m.books; book++, to += entries)
+                    build_exact(m, x + (size_t)b * inputs + g * (size_t)m.width, book, to);
+            for (size_t panel = part.first_panel; panel < part.last_panel; panel++) {
+                const uint8_t* p = m.piece(panel, block);
+                const float* table = tables;
                 F32 sum[4] = {};
-                for (size_t t = begin; t < end; t++) {
-                    const uint8_t* p = m.codes + panel * size + t * m.code_bytes();
-                    const float* table = tables.exact + t * entries;
+                for (size_t t = 0; t < count; t++, p += m.code_bytes(), table += entries) {
                     if (m.bits == 8) {
 #pragma GCC unroll 4
                         for (int q = 0; q < 4; q++) sum[q] += gather(table, widen(p + 16 * q));
@@ -224,14 +461,41 @@ static void matvec_exact(const Additive& m, const Tables& tables, size_t first, 
                         }
                     }
                 }
+                float* into = sums + ((size_t)b * m.panels() + panel) * kLanes;
 #pragma GCC unroll 4
-                for (int q = 0; q < 4; q++) store_float(sums[panel - top] + 16 * q, load_float(sums[panel - top] + 16 * q) + sum[q]);
+                for (int q = 0; q < 4; q++) store_float(into + 16 * q, load_float(into + 16 * q) + sum[q]);
             }
         }
-        for (size_t panel = top; panel < bottom; panel++)
-            for (size_t r = 0; r < kLanes; r++) y[panel * kLanes + r] = sums[panel - top][r] * (m.scales ? m.scales[panel * kLanes + r] : 1.0f);
-    }
 }
+
+// -- the end --------------------------------------------------------------------------------------------------------
+
+// Slices are added in their order, whichever threads made them. Sums of bytes have the even rows of a panel first.
+static void finish(const Additive& m, bool exact, int batch, size_t slices, const float* sums, float* y) {
+    const size_t panels = m.panels(), slice = (size_t)batch * panels * kLanes;
+    for (size_t b = 0; b < (size_t)batch; b++)
+        for (size_t panel = 0; panel < panels; panel++) {
+            F32 sum[4];
+            alignas(64) float rows[kLanes];
+            const float* from = sums + (b * panels + panel) * kLanes;
+            for (int q = 0; q < 4; q++) sum[q] = load_float(from + 16 * q);
+            for (size_t s = 1; s < slices; s++)
+                for (int q = 0; q < 4; q++) sum[q] += load_float(from + s * slice + 16 * q);
+            for (int q = 0; q < 2; q++) {
+                const F32 even = sum[q], odd = sum[2 + q];
+                const F32 first = __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                const F32 second = __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                store_float(rows + 32 * q, exact ? sum[2 * q] : first);
+                store_float(rows + 32 * q + 16, exact ? sum[2 * q + 1] : second);
+            }
+            const size_t top = panel * kLanes;
+            if (m.scales)
+                for (int q = 0; q < kLanes; q += 16) store_float(rows + q, load_float(rows + q) * load_float(m.scales + top + q));
+            __builtin_memcpy(y + b * m.rows + top, rows, 4 * std::min<size_t>(kLanes, m.rows - top));
+        }
+}
+
+// -- codes too wide for tables, and decoding --------------------------------------------------------------------------
 
 static inline size_t code_at(const Additive& m, const uint8_t* p, size_t row) {
     if (m.bits == 8) return p[row];
@@ -271,7 +535,8 @@ static void matvec_wide(const Additive& m, const float* x, size_t first, size_t 
         for (size_t r = 0; r < kLanes; r++) {
             const F8 s = sums[r];
             const float sum = ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-            y[panel * kLanes + r] = sum * (m.scales ? m.scales[panel * kLanes + r] : 1.0f);
+            const size_t row = panel * kLanes + r;
+            if (row < m.rows) y[row] = sum * (m.scales ? m.scales[row] : 1.0f);
         }
     }
 }

@@ -4,12 +4,26 @@ namespace qformat {
 namespace additive_in_generic {
 #include "vec_generic.h"
 
-// A table of 256 bytes.
-static inline U32 lut_256(const uint8_t* table, U32 index) { return lut_bytes<8>(make_byte_table(table), index); }
-// The lowest byte of every lane.
-static inline void store_low_bytes(uint8_t* p, U32 v) {
-    for (int lane = 0; lane < 16; lane++) p[lane] = (uint8_t)v[lane];
+// acc + the two products of each lane's signed words.
+static inline I32 dot2(I32 acc, U32 a, U32 b) {
+    const auto low = [](U32 v) { return (I32)(v << 16) >> 16; };
+    return acc + low(a) * low(b) + ((I32)a >> 16) * ((I32)b >> 16);
 }
+// (words − middles) · factors / 2¹⁵, rounded, + 128: words of 16 bits of which the low byte is all.
+static inline U32 quantize(U32 words, U32 middles, U32 factors) {
+    const auto scaled = [&](U32 w, U32 m) { return (U32)(((((I32)w >> 16) - ((I32)m >> 16)) * ((I32)factors >> 16) + (1 << 14)) >> 15) + 128; };
+    return scaled(words << 16, middles << 16) | scaled(words, middles) << 16;
+}
+
+// The low bytes of the first words of every lane, then those of the second ones, of each register.
+static inline void store_low_bytes(uint8_t* p, U32 first, U32 second) {
+    for (int lane = 0; lane < 16; lane++) {
+        p[lane] = (uint8_t)first[lane], p[16 + lane] = (uint8_t)(first[lane] >> 16);
+        p[32 + lane] = (uint8_t)second[lane], p[48 + lane] = (uint8_t)(second[lane] >> 16);
+    }
+}
+// Of each word the upper byte.
+static inline U32 upper_bytes(U32 bytes) { return (bytes >> 8) & 0x00FF00FFu; }
 
 // Two tables of 16 bytes: lut_pair looks the lower 32 bytes up in the first and the upper 32 in the second.
 struct PairTable {
@@ -31,7 +45,7 @@ static inline U32 lut_pair(const PairTable& t, U32 index) {
 
 #include "additive-inl.h"
 
-static const AdditiveKernels table = {build, matvec_bytes, matvec_exact, matvec_wide, decode};
+static const AdditiveKernels table = {sum_bytes, sum_exact, finish, matvec_wide, decode};
 }  // namespace additive_in_generic
 
 const AdditiveKernels* additive_generic() { return &additive_in_generic::table; }

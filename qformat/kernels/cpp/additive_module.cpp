@@ -20,6 +20,7 @@ namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Pairs = nb::ndarray<const uint32_t, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -43,7 +44,8 @@ struct Matrix {
     std::vector<nb::object> owners;
 };
 
-const float* floats_of(Matrix& m, const std::optional<Floats>& array, size_t count, const char* message) {
+template <class Array>
+auto data_of(Matrix& m, const std::optional<Array>& array, size_t count, const char* message) -> decltype(array->data()) {
     if (!array) return nullptr;
     require(array->size() == count, message);
     m.owners.push_back(nb::cast(*array));
@@ -51,7 +53,8 @@ const float* floats_of(Matrix& m, const std::optional<Floats>& array, size_t cou
 }
 
 void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int bits, int width, Floats books_by_entry,
-          std::optional<Floats> books_by_input, std::optional<Floats> scales) {
+          std::optional<Floats> books_by_input, std::optional<Pairs> pairs_by_input, float unit,
+          std::optional<Floats> scales) {
     require(rows > 0 && groups > 0, "an empty matrix has no kernel");
     require(books >= 1 && books <= 64 && width >= 1 && width <= 4096, "books or width out of range");
     require(bits == 4 || bits == 8 || bits == 16, "these codes have no kernel");
@@ -61,44 +64,57 @@ void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int 
     require(codes.size() / v.panel_bytes() >= v.panels(), "the panels are longer than their extent");
     const size_t entries = static_cast<size_t>(books) * static_cast<size_t>(width) << bits;
     v.codes = codes.data();
-    v.books_by_entry = floats_of(*self, books_by_entry, entries, "the books have another shape");
-    v.books_by_input = floats_of(*self, books_by_input, entries, "the books have another shape");
-    v.scales = floats_of(*self, scales, v.panels() * kLanes, "the scales have another shape");
-    require(bits == 16 || v.books_by_input != nullptr, "the books by input are missing");
+    v.books_by_entry = data_of(*self, std::optional(books_by_entry), entries, "the books have another shape");
+    v.books_by_input = data_of(*self, books_by_input, entries, "the books have another shape");
+    v.pairs_by_input = data_of(*self, pairs_by_input, static_cast<size_t>(books) * v.segments() * (kSegment / 2) << bits,
+                               "the books as integers have another shape");
+    v.unit = unit;
+    v.scales = data_of(*self, scales, v.panels() * kLanes, "the scales have another shape");
+    require(bits == 16 || (v.books_by_input && v.pairs_by_input), "the books by input are missing");
     self->owners.push_back(nb::cast(codes));
 }
 
-// Scratch of one call, kept per thread: a layer needs no allocation after its first call.
-struct Scratch {
-    std::vector<float> exact, scales, middles, y;
-    std::vector<uint8_t> bytes;
+// Inputs are cut into so many slices, whose sums are added in the end: a number that does not depend on the threads, or results
+// would. Threads that take different slices share no tables.
+constexpr size_t kSlices = 2;
+
+// Room kept per thread, from a line of the cache on: a layer needs no allocation after its first call.
+template <class T>
+class Room {
+public:
+    T* of(size_t size) {
+        constexpr size_t line = 64 / sizeof(T);
+        if (kept_.size() < size + line) kept_.resize(size + line);
+        return kept_.data() + (line - reinterpret_cast<uintptr_t>(kept_.data()) / sizeof(T) % line) % line;
+    }
+
+private:
+    std::vector<T> kept_;
 };
 
-void matvec_row(const AdditiveKernels& kernels, const Additive& m, bool exact, const float* x, float* out) {
-    thread_local Scratch scratch;
-    scratch.y.resize(m.panels() * kLanes);
-    float* y = scratch.y.data();
-    const size_t grain = std::max<size_t>(1, (size_t{1} << 17) / m.panel_bytes());
-    if (m.bits == 16) {
-        pool::run(m.panels(), grain, [&](size_t first, size_t last) { kernels.matvec_wide(m, x, first, last, y); });
-    } else {
-        const size_t size = m.pairs() << m.bits;
-        Tables tables{};
-        if (exact) {
-            scratch.exact.resize(size);
-            tables.exact = scratch.exact.data();
-        } else {
-            scratch.bytes.resize(size);
-            scratch.scales.resize(m.blocks());
-            scratch.middles.resize(m.blocks());
-            tables.bytes = scratch.bytes.data(), tables.scales = scratch.scales.data(), tables.middles = scratch.middles.data();
+// Up to kBatch rows of x.
+void matvec_rows(const AdditiveKernels& kernels, const Additive& m, bool exact, const float* x, size_t batch, float* y) {
+    thread_local Room<float> kept;
+    const size_t slices = std::min(kSlices, m.blocks()), panels = m.panels(), slice = batch * panels * kLanes;
+    float* sums = kept.of(slices * slice);
+    const size_t enough = (panels * m.panel_bytes() * batch >> 17) + 1;
+    const size_t threads = std::min(enough, static_cast<size_t>(pool::threads()));
+    const size_t runs = (threads + slices - 1) / slices, each = (panels + 8 * runs - 1) / (8 * runs) * 8;
+    const size_t parts = (panels + each - 1) / each * slices;
+    pool::run(parts, threads > 1 ? 1 : parts, [&](size_t first, size_t last) {
+        thread_local Room<float> floats;
+        thread_local Room<uint8_t> bytes;
+        for (size_t i = first; i < last; i++) {
+            const size_t s = i % slices, top = i / slices * each;
+            const Part part{s * m.blocks() / slices, (s + 1) * m.blocks() / slices, top, std::min(top + each, panels)};
+            if (exact) {
+                kernels.sum_exact(m, x, static_cast<int>(batch), part, floats.of(kTableFloats), sums + s * slice);
+            } else {
+                kernels.sum_bytes(m, x, static_cast<int>(batch), part, bytes.of(kTableBytes * batch), sums + s * slice);
+            }
         }
-        pool::run(m.blocks(), 1, [&](size_t first, size_t last) { kernels.build(m, x, tables, first, last); });
-        const auto product = exact ? kernels.matvec_exact : kernels.matvec_bytes;
-        // pieces of at least eight panels, which may share the tables that they bring into the first-level cache
-        pool::run(m.panels(), std::max<size_t>(8, grain), [&](size_t first, size_t last) { product(m, tables, first, last, y); });
-    }
-    std::copy_n(y, m.rows, out);
+    });
+    kernels.finish(m, exact, static_cast<int>(batch), slices, sums, y);
 }
 
 void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Out out) {
@@ -109,7 +125,15 @@ void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Ou
     const float* from = x.data();
     float* to = out.data();
     nb::gil_scoped_release release;
-    for (size_t row = 0; row < batch; row++) matvec_row(kernels, m, exact, from + row * inputs, to + row * m.rows);
+    if (m.bits == 16) {
+        const size_t grain = std::max<size_t>(1, (size_t{1} << 17) / m.panel_bytes());
+        for (size_t row = 0; row < batch; row++)
+            pool::run(m.panels(), grain,
+                      [&](size_t first, size_t last) { kernels.matvec_wide(m, from + row * inputs, first, last, to + row * m.rows); });
+        return;
+    }
+    for (size_t row = 0; row < batch; row += kBatch)
+        matvec_rows(kernels, m, exact, from + row * inputs, std::min<size_t>(kBatch, batch - row), to + row * m.rows);
 }
 
 void decode(const std::string& isa, const Matrix& matrix, int dtype, OutBytes out) {
@@ -129,7 +153,8 @@ void decode(const std::string& isa, const Matrix& matrix, int dtype, OutBytes ou
 void bind_additive(nb::module_& m) {
     nb::class_<Matrix>(m, "Additive", "Additive codes in the panel layout: a view of an extent, checked against its length.")
         .def("__init__", &make, nb::arg("codes"), nb::arg("rows"), nb::arg("groups"), nb::arg("books"), nb::arg("bits"), nb::arg("width"),
-             nb::arg("books_by_entry"), nb::arg("books_by_input").none(), nb::arg("scales").none());
+             nb::arg("books_by_entry"), nb::arg("books_by_input").none(), nb::arg("pairs_by_input").none(), nb::arg("unit"),
+             nb::arg("scales").none());
     m.def("matvec_additive", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("exact"), nb::arg("out"),
           "out (batch, rows) = x (batch, inputs) · matrixᵀ from tables of partial products, in bytes unless `exact`.");
     m.def("decode_additive", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("dtype"), nb::arg("out"),
