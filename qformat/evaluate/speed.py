@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -18,22 +19,40 @@ class Speed:
     decode: float
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One reading and writing: the seconds of each, and the logits (vocabulary,) after the prompt."""
+
+    reading: float
+    writing: float
+    logits: torch.Tensor
+
+
 @torch.inference_mode()
+def run_once(model: Any, prompt: torch.Tensor, new_tokens: int) -> Pass:
+    """A prompt (1, tokens) at once, then one token after the other, the likeliest, with the key-value cache."""
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    begun = time.perf_counter()
+    out = model(input_ids=prompt, use_cache=True, **last)
+    read = time.perf_counter()
+    logits = out.logits[0, -1]
+    for _ in range(new_tokens):
+        token = out.logits[:, -1:].argmax(-1)
+        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+    return Pass(read - begun, time.perf_counter() - read, logits)
+
+
+def random_prompt(vocabulary: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    """Token ids (1, tokens)."""
+    return torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(seed))
+
+
 def speed(model: Any, *, prompt_tokens: int = 128, new_tokens: int = 32, rounds: int = 3, seed: int = 0) -> Speed:
     """Time random tokens through `model`: a prompt at once, then one token after the other with the key-value cache.
 
     The first round, which touches the file's pages for the first time, is not counted.
     """
-    generator = torch.Generator().manual_seed(seed)
-    prompt = torch.randint(model.config.vocab_size, (1, prompt_tokens), generator=generator)
-    reading, writing = [], []
-    for _ in range(rounds + 1):
-        begun = time.perf_counter()
-        out = model(input_ids=prompt, use_cache=True)
-        read = time.perf_counter()
-        for _ in range(new_tokens):
-            token = out.logits[:, -1:].argmax(-1)
-            out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-        reading.append(read - begun)
-        writing.append(time.perf_counter() - read)
-    return Speed(prompt_tokens / median(reading[1:]), new_tokens / median(writing[1:]))
+    prompt = random_prompt(model.config.vocab_size, prompt_tokens, seed)
+    passes = [run_once(model, prompt, new_tokens) for _ in range(rounds + 1)][1:]
+    reading, writing = (median(getattr(each, name) for each in passes) for name in ("reading", "writing"))
+    return Speed(prompt_tokens / reading, new_tokens / writing)
