@@ -132,7 +132,9 @@ def rows_of(
     dense = np.array(answers[DENSE][0]["logits"]) if DENSE in answers else None
     rows = []
     for (name, state), samples in groups.items():
-        logits = np.array(samples[0]["logits"])
+        error = (
+            None if dense is None else np.linalg.norm(np.array(samples[0]["logits"]) - dense) / np.linalg.norm(dense)
+        )
         rows.append(
             {
                 "subject": name,
@@ -140,7 +142,7 @@ def rows_of(
                 "nbytes": size_of(folder / SUBJECTS[name][1]),
                 "prefill": round(options.prompt / median(sample["reading"] for sample in samples), 2),
                 "decode": round(options.new / median(sample["writing"] for sample in samples), 3),
-                "error": None if dense is None else round(float(np.linalg.norm(logits - dense) / np.linalg.norm(dense)), 5),
+                "error": None if error is None else round(float(error), 4),
                 "samples": [
                     {key: round(sample[key], 4) for key in ("reading", "writing", "others")} for sample in samples
                 ],

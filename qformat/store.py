@@ -394,6 +394,10 @@ class Tensor:
         with self._named():
             return kernels.Product(self.scheme, self.matrix_shape, self.parameters, self.checked, self.extent())
 
+    def guard(self) -> None:
+        """ChangedError if the file is no longer what was opened: what was computed meanwhile is worth nothing."""
+        self._model.container.guard()
+
     def check(self) -> None:
         """Every number that must be in range or finite is, and all padding is zero: reads everything.
 

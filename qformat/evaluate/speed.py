@@ -31,7 +31,11 @@ class Pass:
 @torch.inference_mode()
 def run_once(model: Any, prompt: torch.Tensor, new_tokens: int) -> Pass:
     """A prompt (1, tokens) at once, then one token after the other, the likeliest, with the key-value cache."""
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    last = (
+        {"logits_to_keep": 1}
+        if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters
+        else {}
+    )
     begun = time.perf_counter()
     out = model(input_ids=prompt, use_cache=True, **last)
     read = time.perf_counter()

@@ -113,6 +113,14 @@ def decode_rows(
     return out[rows.start - top : rows.stop - top]
 
 
+def matvec_into(
+    kernel: str, native: Panels, x: NDArray[np.uint8], dtype: str, mode: Mode, out: NDArray[np.float32]
+) -> None:
+    """`Operand.matvec` of panels, into `out`; x are the bytes of (batch, K) of `dtype`."""
+    how = _INT8 if mode == "int8" else _BFLOAT16 if dtype == "bfloat16" else _FLOAT32
+    _native.matvec(kernel, native, x, _FLOATS[dtype], how, out)
+
+
 def decode_into(kernel: str, native: Panels, first: int, last: int, out: NDArray[Any]) -> None:
     """Panels [first, last) into `out`, C-contiguous rows of a float type."""
     _native.decode(kernel, native, first, last, _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8))

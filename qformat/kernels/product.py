@@ -67,6 +67,22 @@ class Product:
                 y += _corrected(correction, its, values)
         return y
 
+    def matvec_into(self, x: NDArray[np.uint8], dtype: str, mode: Mode, kernel: str, out: NDArray[np.float32]) -> bool:
+        """`matvec` with nothing made anew, for callers with memory of their own.
+
+        Args:
+            x: the bytes of (batch, K) of `dtype`, C-contiguous: (batch, K · bytes of one).
+            out: (batch, N), C-contiguous.
+
+        Returns:
+            Whether it was done; only a native weight without transforms and corrections multiplies here.
+        """
+        native = self.operand.native
+        if not self._bare or kernel == "reference" or not isinstance(native, operand.Panels):
+            return False
+        operand.matvec_into(kernel, native, x, dtype, mode, out)
+        return True
+
     def decode_panels(self, first: int, last: int, out: NDArray[Any], kernel: str) -> bool:
         """Rows 16·first … of the weight, up to the end of panel `last` − 1 (or the last row), into `out`.
 

@@ -92,15 +92,13 @@ class QLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
         rows = x.reshape(-1, self.in_features)
-        operand = self._on_device(x.device) if x.dtype in _KERNEL_DTYPES and len(rows) else None
-        if operand is not None:
-            y = product(operand, rows, SMALL)
-        elif x.device.type != "cpu" or x.dtype not in _KERNEL_DTYPES:
+        if x.dtype not in _KERNEL_DTYPES:
             y = rows @ self._decoded(x).T
-        elif len(rows) <= SMALL:
-            y = from_array(self.tensor.matvec(to_array(rows.contiguous()), self._mode)).to(x.dtype)
+        elif x.is_cpu:
+            y = self._few(rows) if rows.shape[0] <= SMALL else self._tiled(rows)
         else:
-            y = self._tiled(rows)
+            operand = self._on_device(x.device) if rows.shape[0] else None
+            y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _on_device(self, device: torch.device) -> Operand | None:
@@ -110,6 +108,17 @@ class QLinear(nn.Module):
         if device not in self._operands:
             self._operands[device] = on_device(self.tensor, device)
         return self._operands[device]
+
+    def _few(self, rows: torch.Tensor) -> torch.Tensor:
+        """Few rows: the kernels read the codes in place, and x and y where torch has them."""
+        values = rows.detach().contiguous()
+        y = torch.empty(rows.shape[0], self.out_features)
+        stored, name = values.view(torch.uint8).numpy(), _KERNEL_DTYPES[rows.dtype]
+        if y.numel() and self.tensor.product.matvec_into(stored, name, self._mode, kernels.active(), y.numpy()):
+            self.tensor.guard()
+        else:
+            y = from_array(self.tensor.matvec(to_array(values), self._mode))
+        return y.to(rows.dtype)
 
     def _tiled(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: tiles of W, decoded and used while they are in the cache."""
@@ -160,7 +169,8 @@ def _again(model: Any, name: str, bias: torch.Tensor | None, mode: Mode, trainin
     return QLinear(model[name], bias, mode=mode).train(training)
 
 
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# What the kernels multiply with, and what they call it.
+_KERNEL_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 # A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is
 # gone from here as well.
