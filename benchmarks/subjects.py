@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import qformat
 from qformat import container, kernels, linear
 from qformat.codings.grammar import Additive, Affine, Block, Coding, Dense, Lookup
 from qformat.linear import Scheme
+from qformat.residency import Residency
 
 Shape = tuple[int, int]
 
@@ -119,21 +121,22 @@ def write(path: Path, scheme: Scheme, shape: Shape, extent: Bytes, count: int) -
 class FromFile(Subject):
     """Tensors of a file."""
 
-    pages = "file"
     _calls: list[Callable[[], object]]
 
     def __init__(self, coding: Coding, shape: Shape, size: int) -> None:
-        self.shape = shape
-        self.scheme, self.extent = one(coding, shape)
-        self.nbytes, self.count = self.extent.nbytes, copies(self.extent.nbytes, size)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "bench.qf"
-            write(path, self.scheme, shape, self.extent, self.count)
-            self.model = qformat.open(path)  # the mapping outlives the name
+        scheme, extent = one(coding, shape)
+        self.nbytes, self.count = extent.nbytes, copies(extent.nbytes, size)
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "bench.qf"
+        write(self._path, scheme, shape, extent, self.count)
+        self._open("mmap")
+
+    def _open(self, residency: Residency) -> None:
+        self.model = qformat.open(self._path, residency=residency)
         self.tensors = [self.model[name] for name in self.model]
-        first, last = self.tensors[0].extent(), self.tensors[-1].extent()
-        length = last.ctypes.data + last.nbytes - first.ctypes.data
-        self.areas = [np.lib.stride_tricks.as_strided(first, (length,), (1,), writeable=False)]
+        extents = [tensor.extent() for tensor in self.tensors]
+        self.areas = machine.joined([(extent.ctypes.data, extent.nbytes) for extent in extents])
+        self.pages = "file" if residency == "mmap" else "huge"
 
     def _use(self, calls: list[Callable[[], object]]) -> None:
         self._calls = calls
@@ -148,24 +151,17 @@ class FromFile(Subject):
 
 
 class Ours(FromFile):
-    """The public product; on huge pages, with copies of the tensors' bytes."""
+    """The public product, `Tensor.matvec`."""
 
     def __init__(self, name: str, shape: Shape, size: int) -> None:
         coding, self.mode, dtype = OURS[name]
-        super().__init__(coding, shape, size)
         x = np.random.default_rng(1).standard_normal(shape[1])
         self.x: Any = x.astype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
-        self._use([lambda t=t: t.matvec(self.x, self.mode) for t in self.tensors])
+        super().__init__(coding, shape, size)
+        self._use([partial(tensor.matvec, self.x, self.mode) for tensor in self.tensors])
 
     def to_huge(self) -> None:
-        stride = -(-self.nbytes // PAGE) * PAGE
-        area = machine.huge(stride * self.count)
-        area.reshape(self.count, stride)[:, : self.nbytes] = self.extent
-        batch, kernel, checked = self.x.reshape(1, -1), kernels.active(), self.tensors[0].checked
-        products = [
-            kernels.Product(self.scheme, self.shape, (), checked, area[i * stride : i * stride + self.nbytes])
-            for i in range(self.count)
-        ]
-        self._use([lambda p=p: p.matvec(batch, self.mode, kernel) for p in products])
-        self.areas, self.pages, self.tensors = [area], "huge", []
+        self._calls, self.areas = [], []
         self.model.close()
+        self._open("hugepages")
+        self._use([partial(tensor.matvec, self.x, self.mode) for tensor in self.tensors])
