@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 import qformat
 
 # Bits of the tied embedding and head, as llama.cpp's mixtures have it (Q6_K).
-HEAD = {"match": "model.embed_tokens.weight", "method": "rtn", "bits": 6, "group_size": 64}
+HEAD = {"match": "model.embed_tokens.weight", "method": "ls", "bits": 6, "group_size": 64}
 
 
 def config(layers: int, vocabulary: int) -> LlamaConfig:
@@ -69,7 +69,7 @@ def checkpoint(folder: Path, layers: int, vocabulary: int) -> Path:
 
 def converted(source: Path, target: Path, group_size: int) -> Path:
     """Four bits, six in the embedding, which is the head too."""
-    qformat.convert(source, target, method="rtn", bits=4, group_size=group_size, recipe={"rules": [HEAD]})
+    qformat.convert(source, target, method="ls", bits=4, group_size=group_size, recipe={"rules": [HEAD]})
     return target
 
 

@@ -11,7 +11,7 @@ import qformat
 # What code outside of the project relies on.
 PROMISED = {
     "qformat": ("open", "convert", "verify", "QFormatError", "Model", "Tensor", "__version__"),
-    "qformat.torch": ("QLinear", "load_model", "load_into"),
+    "qformat.torch": ("QEmbedding", "QLinear", "load_model", "load_into"),
     "qformat.evaluate": ("perplexity", "kl_divergence", "speed"),
     "qformat.kernels": ("active", "set_threads", "get_threads"),
     "qformat.container": ("open", "Container", "Writer", "create", "edit_metadata", "recover"),

@@ -1,4 +1,4 @@
-"""Filling a module from a file: linears replaced by QLinear, everything else mapped."""
+"""Filling a module from a file: linears and embeddings that are coded stay in the file, everything else is mapped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import nn
 
 from qformat import store
 from qformat.errors import UnsupportedError
+from qformat.residency import Residency
 from qformat.store import Model, Tensor
 from qformat.torch.arrays import dense
+from qformat.torch.embedding import QEmbedding
 from qformat.torch.linear import Mode, QLinear
 
 # A name in the module to the names that the file may use for it, the likeliest first.
@@ -36,19 +38,21 @@ def load_into(
     dtype: torch.dtype | None = None,
     mode: Mode = "exact",
     strict: bool = True,
+    residency: Residency = "mmap",
     names: Names = lambda name: (name,),
 ) -> Loaded:
     """Give `module`, real or on the meta device, the weights of a file.
 
-    A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`. Other parameters and
-    buffers are views of the mapping where the dtype fits and decoded copies where not; they have no gradients, and the
-    mapped ones must not be written to. Parameters that the module ties stay tied.
+    A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`, an `nn.Embedding` a
+    `QEmbedding`. Other parameters and buffers are views of the mapping where the dtype fits and decoded copies where
+    not; they have no gradients, and the mapped ones must not be written to. Parameters that the module ties stay tied.
 
     Args:
         module: the weights that it has are dropped.
         path: a file, or one that is open; it stays open as long as the module lives.
         dtype: of the dense parameters; None for what the file has.
         mode: of the new QLinear layers.
+        residency: of a file that is opened here, see `qformat.open`.
         strict: refuse a file that lacks a parameter or a persistent buffer.
         names: what the file may call a parameter of the module.
 
@@ -56,7 +60,7 @@ def load_into(
         UnsupportedError: something is missing, or a shape differs.
         QFormatError: the file is damaged.
     """
-    file = path if isinstance(path, Model) else store.open(path)
+    file = path if isinstance(path, Model) else store.open(path, residency=residency)
     report = Loaded()
     used: set[str] = set()
     for group in _tied(module):
@@ -102,16 +106,32 @@ def _fill(
                 expected=tuple(old.shape),
                 found=tensor.shape,
             )
-        if path and last == "weight" and tensor.coding != "dense" and is_linear(owner, tensor):
-            layer = QLinear(tensor, owner.bias, mode=mode).train(owner.training)
+        coded = path and last == "weight" and tensor.coding != "dense"
+        layer = _layer(owner, tensor, _target(tensor, dtype), mode) if coded else None
+        if layer is not None:
             above, _, own = path.rpartition(".")
-            setattr(module.get_submodule(above), own, layer)
+            setattr(module.get_submodule(above), own, layer.train(owner.training))
             report.quantized.append(name)
             continue
         if parameter is None:
             parameter = nn.Parameter(dense(tensor, _target(tensor, dtype)), requires_grad=False)
         setattr(owner, last, parameter)
         report.dense.append(name)
+
+
+def _layer(owner: nn.Module, tensor: Tensor, dtype: torch.dtype | None, mode: Mode) -> nn.Module | None:
+    """What stands in for a module whose weight is coded; None where only the decoded weight serves."""
+    if is_linear(owner, tensor):
+        return QLinear(tensor, owner.bias, mode=mode)
+    if is_embedding(owner, tensor):
+        return QEmbedding(tensor, dtype, owner.padding_idx)
+    return None
+
+
+def is_embedding(module: nn.Module, tensor: Tensor) -> bool:
+    """Whether a module looks up rows and does no more, and the rows of `tensor` decode alone."""
+    plain = isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward
+    return plain and module.max_norm is None and tensor.can_slice_rows and not tensor.scheme.transposed
 
 
 def is_linear(module: nn.Module, tensor: Tensor) -> bool:

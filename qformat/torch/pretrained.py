@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from qformat import store
 from qformat.errors import UnsupportedError
+from qformat.residency import Residency
 from qformat.store import Model
 from qformat.torch.arrays import torch_dtype
 from qformat.torch.linear import Mode
@@ -25,6 +26,7 @@ def load_model(
     *,
     dtype: str | torch.dtype | None = None,
     mode: Mode = "exact",
+    residency: Residency = "mmap",
     **config: Any,
 ) -> Any:
     """A transformers model over the mapped file, ready to run: the class that its config names, or the base model.
@@ -35,13 +37,14 @@ def load_model(
         path: a .qf file with a config.json.
         dtype: to compute in; None for the config's.
         mode: of the quantized layers, see `QLinear`.
+        residency: where their weights are read, see `qformat.open`.
         config: changes to the config, such as `attn_implementation="eager"`.
 
     Raises:
         UnsupportedError: no config, an unknown model type, missing weights or other shapes.
         QFormatError: the file is damaged.
     """
-    file = store.open(path)
+    file = store.open(path, residency=residency)
     settings = _config(file, config)
     compute = torch_dtype(dtype) if isinstance(dtype, str) else dtype or settings.dtype or torch.float32
     kind = _model_class(file, settings)

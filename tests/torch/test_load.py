@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import qformat
 from qformat.errors import UnsupportedError
-from qformat.torch import QLinear, load_into, load_model, load_tokenizer, set_mode
+from qformat.torch import QEmbedding, QLinear, load_into, load_model, load_tokenizer, set_mode
 
 STORIES = Path(__file__).parents[1] / "data" / "stories260K"
 
@@ -135,13 +135,27 @@ def test_tied_weights_are_one(tmp_path: Path) -> None:
 
 
 def test_a_coded_tied_weight_serves_both(tmp_path: Path) -> None:
-    """An embedding that a recipe quantizes is decoded for looking up and multiplied with in place as the head."""
-    _, folder = saved(tmp_path / "source", "llama tied")
+    """An embedding that a recipe quantizes is looked up row by row, and multiplied with as the head: no dense copy."""
+    model, folder = saved(tmp_path / "source", "llama tied")
     rule = {"match": "*embed_tokens.weight", "method": "rtn", "bits": 8}
     qformat.convert(folder, tmp_path / "model.qf", recipe={"rules": [rule]})
     loaded = load_model(tmp_path / "model.qf", dtype="float32")
     assert isinstance(loaded.lm_head, QLinear)
-    torch.testing.assert_close(loaded.lm_head.weight, loaded.model.embed_tokens.weight.data)
+    assert isinstance(loaded.model.embed_tokens, QEmbedding)
+    assert loaded.lm_head.tensor is loaded.model.embed_tokens.tensor
+    reference = with_decoded_weights(model, tmp_path / "model.qf")
+    ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids)[0], reference(ids)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_residency_is_chosen(stories: Path) -> None:
+    """On huge pages the kernels read copies of the same bytes."""
+    ids = torch.arange(1, 9)[None]
+    mapped, copied = (load_model(stories, residency=residency) for residency in ("mmap", "hugepages"))
+    assert copied.model.layers[0].mlp.up_proj.tensor._model.residency == "hugepages"
+    with torch.no_grad():
+        assert torch.equal(mapped(ids).logits, copied(ids).logits)
 
 
 def test_dense_weights_are_views_of_the_mapping(stories: Path) -> None:

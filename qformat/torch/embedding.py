@@ -1,0 +1,88 @@
+"""An embedding whose weight stays in the mapped file."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from qformat.store import Tensor
+from qformat.torch.arrays import dense, dtype_name, from_array
+
+
+class QEmbedding(nn.Module):
+    """Rows of W (num_embeddings, embedding_dim), decoded when they are looked up.
+
+    A head that is tied to it is a `QLinear` over the same tensor: no dense copy of W exists.
+
+    Args:
+        tensor: a 2-D weight of an open file whose rows decode alone (`Tensor.can_slice_rows`).
+        dtype: of the rows; None for the type that the source had.
+        padding_idx: as `nn.Embedding` keeps it, for code that asks.
+    """
+
+    def __init__(self, tensor: Tensor, dtype: torch.dtype | None = None, padding_idx: int | None = None) -> None:
+        super().__init__()
+        self.tensor, self.padding_idx = tensor, padding_idx
+        self.num_embeddings, self.embedding_dim = tensor.matrix_shape
+        self.dtype = dtype or getattr(torch, tensor.dtype)
+        self._handle = next(_numbers)
+        _layers[self._handle] = self
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The decoded weight in the source's shape and dtype: for code that looks at it; each look decodes it."""
+        return dense(self.tensor)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (…) of an integer type to (…, embedding_dim).
+
+        Raises:
+            IndexError: an id is out of range.
+        """
+        if torch.compiler.is_compiling():
+            found: torch.Tensor = torch.ops.qformat.embedding(ids, self._handle, self.embedding_dim, self.dtype)
+            return found
+        return self.rows(ids)
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of `ids`, each decoded once, in the order of the file."""
+        wanted, places = np.unique(ids.cpu().numpy(), return_inverse=True)
+        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < self.num_embeddings:
+            raise IndexError(f"ids from {wanted[0]} to {wanted[-1]}, expected 0 ≤ id < {self.num_embeddings}")
+        decoded = from_array(self.tensor.decode(dtype_name(self.dtype), rows=wanted))
+        return decoded[torch.from_numpy(places.reshape(ids.shape))].to(ids.device)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of it."""
+        tensor = self.tensor
+        words = [tensor.coding, tensor.method, tensor.bits and f"{tensor.bits}-bit"]
+        return f"{self.num_embeddings}, {self.embedding_dim}, {' '.join(str(word) for word in words if word)}"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # as QLinear: the weight travels as the path of its file
+        return QEmbedding, (self.tensor, self.dtype, self.padding_idx)
+
+
+# Compiled graphs name their layers by number, see QLinear.
+_layers: WeakValueDictionary[int, QEmbedding] = WeakValueDictionary()
+_numbers = count()
+
+_library = torch.library.Library("qformat", "FRAGMENT")
+_library.define("embedding(Tensor ids, int layer, int width, ScalarType dtype) -> Tensor")
+
+
+def _embedding(ids: torch.Tensor, layer: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    return _layers[layer].rows(ids)
+
+
+def _embedding_fake(ids: torch.Tensor, layer: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty((*ids.shape, width), dtype=dtype, device=ids.device)
+
+
+_library.impl("embedding", _embedding, "CompositeExplicitAutograd")
+torch.library.register_fake("qformat::embedding", _embedding_fake, lib=_library)
