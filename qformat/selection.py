@@ -73,6 +73,12 @@ class Selection:
         self.left, self.right = _span(self._columns)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        shape = self._shape
+        return (*shape[:-2], shape[-1], shape[-2]) if self.transposed else shape
+
+    @property
     def inside(self) -> slice | NDArray[Any]:
         """The wanted columns of a decoded window."""
         if (

@@ -31,6 +31,9 @@ from qformat.selection import Selection
 # Weights decoded at a time: what decoding needs beside its result stays below 64 MiB.
 TILE = 1 << 20
 
+# Bytes of a line of the cache.
+LINE = 64
+
 Path = str | os.PathLike[str]
 Index = slice | Sequence[int] | NDArray[Any] | None
 
@@ -300,7 +303,14 @@ class Tensor:
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
-    def decode(self, dtype: DTypeLike = "float32", rows: Index = None, columns: Index = None) -> NDArray[Any]:
+    def decode(
+        self,
+        dtype: DTypeLike = "float32",
+        rows: Index = None,
+        columns: Index = None,
+        *,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """The weights in the source's shape, transforms and corrections included.
 
         Args:
@@ -308,27 +318,44 @@ class Tensor:
                 from their own dtype.
             rows: which of the first dimension, a slice or a 1-D array of integers.
             columns: which of the last dimension.
+            out: where to put the result, C-contiguous, of its shape and dtype. Memory that has been written before
+                costs a fraction of new memory, which the system clears first.
 
         Raises:
             UnsupportedError: columns (or rows) of a tensor whose transforms mix them; complex numbers into real ones.
             InvalidFileError, IntegrityError, ChangedError: the file is damaged.
-            IndexError, TypeError, ValueError: rows or columns make no sense for the shape.
+            IndexError, TypeError, ValueError: rows or columns make no sense for the shape, or `out` does not fit.
         """
         target = numpy_dtype(dtype) if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
         selection = Selection(self.shape, self.scheme.transposed, rows, columns)
+        if out is not None:
+            _check_out(out, selection.shape, target)
         with self._named():
             if selection.some_columns and linear.mixes_columns(self.scheme):
                 raise UnsupportedError("its transforms mix columns, so it has no column slices", field="transforms")
             if selection.some_rows and linear.mixes_rows(self.scheme):
                 raise UnsupportedError("its output transforms mix rows, so it has no row slices", field="transforms")
-            out = np.empty(selection.matrix_shape, target)
-            if out.size:
-                whole_at_once = not linear.row_local(self.scheme)
-                most = self.matrix_shape[0] if whole_at_once else _tile_rows(self.matrix_shape[1])
-                for tile in selection.tiles(most):
-                    out[tile.into] = self._decode_window(tile.window, target)[tile.rows][:, selection.inside]
+            if out is None or self.scheme.transposed:
+                matrix = _in_lines(selection.matrix_shape, target)
+            else:
+                matrix = out.reshape(selection.matrix_shape)
+            if matrix.size:
+                self._decode_matrix(selection, matrix)
             self._model.container.guard()  # a file that changed meanwhile has not been decoded
-        return selection.restore(out)
+        result = selection.restore(matrix)
+        if out is None:
+            return result
+        if self.scheme.transposed:
+            out[...] = result
+        return out
+
+    def _decode_matrix(self, selection: Selection, out: NDArray[Any]) -> None:
+        """What is selected of the matrix, in tiles, into `out`."""
+        if not (selection.some_rows or selection.some_columns) and self._decode_natively(out):
+            return
+        most = _tile_rows(self.matrix_shape[1]) if linear.row_local(self.scheme) else self.matrix_shape[0]
+        for tile in selection.tiles(most):
+            out[tile.into] = self._decode_window(tile.window, out.dtype)[tile.rows][:, selection.inside]
 
     def _decode_window(self, window: Window, target: np.dtype[Any]) -> NDArray[Any]:
         """A rectangle of the matrix as `target`."""
@@ -340,27 +367,32 @@ class Tensor:
             if values.dtype.kind == "c" and target.kind != "c":
                 raise UnsupportedError("complex numbers do not decode into real ones", field="dtype", found=str(target))
         else:
-            native = self._decode_natively(window, target)
-            if native is not None:
-                return native
+            if window[2:] == (0, self.matrix_shape[1]):
+                rows = np.empty((window.bottom - window.top, window.right), target)
+                if self._decode_natively(rows, window.top):
+                    return rows
             values = linear.decode(scheme, self.matrix_shape, self.checked, window, self.parameters)
         with np.errstate(over="ignore", invalid="ignore"):
             return values.astype(target, copy=False)
 
-    def _decode_natively(self, window: Window, target: np.dtype[Any]) -> NDArray[Any] | None:
-        """Whole rows by the kernels, which give the same numbers; None where only `linear` decodes."""
+    def _decode_natively(self, out: NDArray[Any], top: int = 0) -> bool:
+        """Rows from `top` on into `out` by the kernels, which give the same numbers; whether they can."""
         scheme, shape = self.scheme, self.matrix_shape
-        if scheme.transforms or scheme.output_transforms or scheme.corrections or window[2:] != (0, shape[1]):
-            return None
         start = linear.layout(scheme, shape, self.parameters).places.get("panels")
-        if start is None:
-            return None
+        if start is None or scheme.transforms or scheme.output_transforms or scheme.corrections:
+            return False
 
         def read(first: int, last: int) -> NDArray[np.uint8]:
             return self._model.container.read(self._stored.name, start.offset + first, start.offset + last)
 
-        rows = range(window.top, window.bottom)
-        return kernels.decode_rows(scheme.coding, shape, self.checked, read, rows, target.name, kernels.active())
+        # what they need beside the result is the codes, if these are compressed, and scales that are coded themselves
+        step = 16 * _tile_rows(shape[1])
+        for first in range(0, len(out), step):
+            part = out[first : first + step]
+            rows = range(top + first, top + first + len(part))
+            if not kernels.decode_rows(scheme.coding, shape, self.checked, read, rows, part, kernels.active()):
+                return False
+        return True
 
     def matvec(self, x: ArrayLike, mode: Literal["exact", "int8"] = "exact") -> NDArray[np.float32]:
         """y = W x without bias, float32.
@@ -408,6 +440,23 @@ class Tensor:
             linear.check(self.scheme, self.matrix_shape, self._parts, self.parameters)
             buffer = _Extent(self._model.container, self._stored.name)
             linear.check_padding(self.scheme, self.matrix_shape, self.parameters, buffer)
+
+
+def _check_out(out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out is {out.dtype} {out.shape}, expected {dtype} {shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous and writeable")
+
+
+def _in_lines(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A new array that starts with a line of the cache, as stores that pass it by need; small ones are as they come."""
+    size = prod(shape) * dtype.itemsize
+    if size < TILE or dtype.hasobject:
+        return np.empty(shape, dtype)
+    space = np.empty(size + LINE, np.uint8)
+    start = -space.ctypes.data % LINE
+    return space[start : start + size].view(dtype).reshape(shape)
 
 
 def _tile_rows(inputs: int) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qformat.errors import KernelError
 from qformat.kernels import _native
-from qformat.kernels.operand import Mode, decode_rows, float_type
+from qformat.kernels.operand import FEATURES, Mode, decode_rows, float_type
 from qformat.kernels.product import Product
 
 __all__ = [
@@ -40,12 +40,10 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 
 NAMES = tuple(_NEEDS)
 
-_FEATURES = frozenset(_native.cpu_features())
-
 
 def available() -> tuple[str, ...]:
     """The kernels that this processor can run, the preferred one first."""
-    return tuple(name for name, needs in _NEEDS.items() if _FEATURES.issuperset(needs))
+    return tuple(name for name, needs in _NEEDS.items() if FEATURES.issuperset(needs))
 
 
 _PREFERRED = available()[0]
@@ -63,7 +61,7 @@ def active() -> str:
     if forced not in _NEEDS:
         raise KernelError("unknown kernel", field="QFORMAT_KERNEL", expected=", ".join(NAMES), found=forced)
     if forced not in available():
-        missing = ", ".join(sorted(set(_NEEDS[forced]) - _FEATURES))
+        missing = ", ".join(sorted(set(_NEEDS[forced]) - FEATURES))
         raise KernelError(f"this processor lacks {missing}", field="QFORMAT_KERNEL", found=forced)
     return forced
 

@@ -83,19 +83,21 @@ def decode_rows(
     read: Callable[[int, int], NDArray[np.uint8]],
     rows: range,
     kind: int,
-    target: np.dtype[Any],
+    out: NDArray[Any],
     kernel: str,
-) -> NDArray[Any] | None:
-    """`operand.decode_rows` for additive codes; `kind` is the native number of the dtype `target`."""
+) -> bool:
+    """`operand.decode_rows` for additive codes; `kind` is the native number of the dtype of `out`."""
     geometry = codings.geometry(coding, shape)
     if not isinstance(geometry, Tiles) or not _is_native(coding):
-        return None
+        return False
     first, last = rows.start // LANES, -(-rows.stop // LANES)
     top, bottom = first * LANES, min(last * LANES, shape[0])
     body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
     native = view(coding, shape, arrays, body, range(top, bottom))
     if native is None:
-        return None
-    out = np.empty((bottom - top, shape[1]), target)
-    _native.decode_additive(kernel, native, kind, out.reshape(-1).view(np.uint8))
-    return out[rows.start - top : rows.stop - top]
+        return False
+    held = out if (top, bottom) == (rows.start, rows.stop) else np.empty((bottom - top, shape[1]), out.dtype)
+    _native.decode_additive(kernel, native, kind, held.reshape(-1).view(np.uint8))
+    if held is not out:
+        out[...] = held[rows.start - top : rows.stop - top]
+    return True

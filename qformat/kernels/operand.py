@@ -14,11 +14,12 @@ from qformat import codings
 from qformat.codings import panel, tables
 from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
 from qformat.codings.parts import Arrays, Window, whole
-from qformat.dtypes import numpy_dtype
 from qformat.errors import KernelError
 from qformat.kernels import _native, additive
 
 Panels = _native.Panels
+
+FEATURES = frozenset(_native.cpu_features())
 
 Mode = Literal["exact", "int8"]
 
@@ -28,7 +29,7 @@ Read = Callable[[int, int], NDArray[np.uint8]]
 _NONE, _PACKED, _EXTERNAL = 0, 4, 5
 _FLOATS = {"float16": 1, "bfloat16": 2, "float32": 3}
 
-_INT8, _FLOAT32, _BFLOAT16 = 0, 1, 2
+_INT8, _FLOAT32, _BFLOAT16, _ROUNDED = 0, 1, 2, 3
 
 
 @cache
@@ -50,11 +51,12 @@ class Operand:
     arrays: Arrays
     native: _native.Panels | _native.Additive | NDArray[np.uint8] | None
 
-    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> NDArray[np.float32]:
+    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> NDArray[np.float32]:
         """x (batch, K) of float32, float16 or bfloat16 times the matrix, transposed: float32 (batch, N).
 
         `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs, or, for
-        additive codes of up to 8 bits, the tables of partial products.
+        additive codes of up to 8 bits, the tables of partial products. `rounded`: for bfloat16 x the entries of a
+        lookup table may be rounded to bfloat16 as well, as a dense layer's weights are.
         """
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise KernelError("x has the wrong shape", expected=f"(batch, {self.shape[1]})", found=x.shape)
@@ -66,7 +68,8 @@ class Operand:
         if kernel == "reference" or native is None or out.size == 0:
             return self._reference(np.ascontiguousarray(x, dtype=np.float32), out)
         if isinstance(native, Panels):
-            how = _INT8 if mode == "int8" else _BFLOAT16 if kind == _FLOATS["bfloat16"] else _FLOAT32
+            wide = kind != _FLOATS["bfloat16"]
+            how = _INT8 if mode == "int8" else _FLOAT32 if wide else _ROUNDED if rounded else _BFLOAT16
             _native.matvec(kernel, native, np.ascontiguousarray(x).view(np.uint8), kind, how, out)
             return out
         values = np.ascontiguousarray(x, dtype=np.float32)
@@ -88,29 +91,35 @@ class Operand:
 
 
 def decode_rows(
-    coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range, dtype: str, kernel: str
-) -> NDArray[Any] | None:
-    """Rows of the matrix as `dtype`, decoded natively from the panels that hold them; None if that cannot be done here.
+    coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range, out: NDArray[Any], kernel: str
+) -> bool:
+    """Rows of the matrix, decoded natively from the panels that hold them into `out`; whether that can be done here.
 
     `read(start, stop)` gives bytes of the panels. The result is what the numpy decoder gives, cast from float32.
+
+    Args:
+        out: (rows, K), C-contiguous, of one of the floats that kernels know (else the answer is no).
     """
+    dtype = out.dtype.name
     if 0 in shape or kernel == "reference" or dtype not in _FLOATS or not rows:
-        return None
+        return False
     if isinstance(coding, Additive):
-        return additive.decode_rows(coding, shape, arrays, read, rows, _FLOATS[dtype], numpy_dtype(dtype), kernel)
+        return additive.decode_rows(coding, shape, arrays, read, rows, _FLOATS[dtype], out, kernel)
     geometry = codings.panels(coding, shape)
     if geometry is None:
-        return None
+        return False
     first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
-    top, bottom = first * panel.ROWS, min(last * panel.ROWS, shape[0])
+    held = range(first * panel.ROWS, min(last * panel.ROWS, shape[0]))
     assert isinstance(coding, Affine | Lookup)
     body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
-    native = _panels(coding, shape, arrays, body, range(top, bottom))
+    native = _panels(coding, shape, arrays, body, held)
     if native is None:
-        return None
-    out = np.empty((bottom - top, shape[1]), numpy_dtype(dtype))
-    _native.decode(kernel, native, 0, last - first, _FLOATS[dtype], out.reshape(-1).view(np.uint8))
-    return out[rows.start - top : rows.stop - top]
+        return False
+    into = out if held == rows else np.empty((len(held), shape[1]), out.dtype)
+    decode_into(kernel, native, 0, last - first, into)
+    if into is not out:
+        out[...] = into[rows.start - held.start : rows.stop - held.start]
+    return True
 
 
 def matvec_into(

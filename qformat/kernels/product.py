@@ -53,11 +53,16 @@ class Product:
         """Whether the coded matrix is read in place by a native kernel."""
         return self.operand.native is not None
 
-    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
-        """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32."""
+    def takes_batches(self, dtype: str, kernel: str) -> bool:
+        """Whether `exact` products with many rows of x read the codes once for all of them, not for every eight."""
+        native = isinstance(self.operand.native, operand.Panels) and not self.scheme.transforms
+        return native and dtype == "bfloat16" and kernel == "avx512" and "avx512bf16" in operand.FEATURES
+
+    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> Floats:
+        """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32; `rounded` as for `Operand.matvec`."""
         if self._bare:
-            return self.operand.matvec(x, mode, kernel)
-        y = self._coded(self._before(x), mode, kernel)
+            return self.operand.matvec(x, mode, kernel, rounded)
+        y = self._coded(self._before(x), mode, kernel, rounded)
         for number in reversed(range(len(self.scheme.output_transforms))):
             its = self._under(f"output_transforms.{number}")
             y = transforms.multiply(y, self.scheme.output_transforms[number], its, self.shape[0])
@@ -102,7 +107,7 @@ class Product:
         operand.decode_into(kernel, native, first, last, out)
         return True
 
-    def _coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
+    def _coded(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool) -> Floats:
         """The coded matrix. In `int8` with an outlier threshold, large inputs are multiplied exactly (LLM.int8)."""
         if mode == "int8" and self._threshold is not None:
             outlying = np.abs(x.astype(np.float32)) >= self._threshold
@@ -110,7 +115,7 @@ class Product:
                 zero = x.dtype.type(0)
                 rest = self.operand.matvec(np.where(outlying, zero, x), "int8", kernel)
                 return rest + self.operand.matvec(np.where(outlying, x, zero), "exact", kernel)
-        return self.operand.matvec(x, mode, kernel)
+        return self.operand.matvec(x, mode, kernel, rounded)
 
     def _before(self, x: NDArray[Any]) -> NDArray[Any]:
         """Input transforms, computed in float64 and rounded once; without any, x as it is."""

@@ -95,7 +95,7 @@ class QLinear(nn.Module):
         if x.dtype not in _KERNEL_DTYPES:
             y = rows @ self._decoded(x).T
         elif x.is_cpu:
-            y = self._few(rows) if rows.shape[0] <= SMALL else self._tiled(rows)
+            y = self._few(rows) if rows.shape[0] <= SMALL else self._many(rows)
         else:
             operand = self._on_device(x.device) if rows.shape[0] else None
             y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL)
@@ -119,6 +119,17 @@ class QLinear(nn.Module):
         else:
             y = from_array(self.tensor.matvec(to_array(values), self._mode))
         return y.to(rows.dtype)
+
+    def _many(self, rows: torch.Tensor) -> torch.Tensor:
+        """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""
+        kernel, weight = kernels.active(), self.tensor.product
+        if weight.takes_batches(dtype_name(rows.dtype), kernel):
+            found = weight.matvec(to_array(rows.contiguous()), "exact", kernel, rounded=True)
+            y = from_array(found).to(rows.dtype)
+        else:
+            y = self._tiled(rows)
+        self.tensor.guard()
+        return y
 
     def _tiled(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: tiles of W, decoded and used while they are in the cache."""

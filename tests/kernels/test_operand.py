@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from qformat import codings, kernels
 from qformat.codings import tables
 from qformat.codings.grammar import Dense, Lookup
-from qformat.codings.parts import Window
-from qformat.dtypes import numpy_dtype
 from qformat.errors import KernelError
-from qformat.kernels.operand import Operand, decode_rows, prepare
+from qformat.kernels.operand import Operand, prepare
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
@@ -99,26 +97,6 @@ def test_int8_is_within_half_a_step(kernel: str, coded: Coded, batch: int, seed:
         bound = bound + STEP * (1 + STEP) * np.abs(table).max() * scales * np.abs(x).sum(axis=1, keepdims=True)
     x = x.astype(np.float64)
     assert (np.abs(y - x @ weight.T) <= bound * 1.001 + rounding(magnitudes(coded, weight), x)).all()
-
-
-@pytest.mark.parametrize("kernel", NATIVE)
-@given(coded=panel_matrices(), dtype=st.sampled_from(FLOATS), cut=st.tuples(st.integers(0, 70), st.integers(0, 70)))
-def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut: tuple[int, int]) -> None:
-    top, bottom = sorted(min(c, coded.shape[0]) for c in cut)
-    extent = codings.pack(coded.coding, coded.shape, coded.arrays)
-    start = codings.layout(coded.coding, coded.shape).places["panels"].offset
-    arrays = codings.parts(coded.coding, coded.shape, (), extent)
-
-    def read(first: int, last: int) -> np.ndarray:
-        return extent[start + first : start + last]
-
-    found = decode_rows(coded.coding, coded.shape, arrays, read, range(top, bottom), dtype, kernel)
-    window = Window(top, bottom, 0, coded.shape[1])
-    expected = codings.decode(coded.coding, coded.shape, coded.arrays, window).astype(numpy_dtype(dtype))
-    assert (found is None) == (top == bottom)
-    if found is not None:
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
 
 
 @pytest.mark.parametrize("kernel", NATIVE)

@@ -3,6 +3,11 @@
 
 #include "activations-inl.h"
 #include "panel-inl.h"
+#ifdef QF_RUN
+#include QF_RUN
+#else
+#include "run-inl.h"
+#endif
 #include "decode-inl.h"
 #include "dense-inl.h"
 #ifdef QF_HAS_BFLOAT
@@ -51,12 +56,14 @@ static PanelKernel choose_matvec(const Panels& m, Mode mode, int batch) {
     });
 }
 
-static void decode_panels(const Panels& m, size_t first, size_t last, Value dtype, void* out) {
+static void decode_panels(const Panels& m, size_t first, size_t last, Value dtype, bool stream, void* out) {
     for_bits(m.bits, [&]<int BITS>() {
-        if (m.table) {
-            decode::panels<BITS, true>(m, first, last, dtype, out, kRows * first);
+        if (dtype == Value::float32) {
+            decode::choose<BITS, Value::float32>(m, first, last, stream, (float*)out);
+        } else if (dtype == Value::bfloat16) {
+            decode::choose<BITS, Value::bfloat16>(m, first, last, stream, (uint16_t*)out);
         } else {
-            decode::panels<BITS, false>(m, first, last, dtype, out, kRows * first);
+            decode::choose<BITS, Value::float16>(m, first, last, stream, (uint16_t*)out);
         }
     });
 }

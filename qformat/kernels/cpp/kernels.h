@@ -65,8 +65,8 @@ struct Kernels {
     PanelKernel (*matvec)(const Panels&, Mode, int batch);
     // rows [first, last) of y (batch, stride) from x (batch, inputs)
     void (*matvec_dense)(const Dense&, const float* x, int batch, size_t first, size_t last, float* y, size_t stride);
-    // panels [first, last) decoded to `out`, row-major (rows, inputs)
-    void (*decode)(const Panels&, size_t first, size_t last, Value dtype, void* out);
+    // panels [first, last) decoded to `out`, row-major (rows, inputs); `stream`: with stores that pass the cache by
+    void (*decode)(const Panels&, size_t first, size_t last, Value dtype, bool stream, void* out);
     // x (rows, inputs) of float16, bfloat16 or float32 made ready for a matrix with this group size
     void (*prepare)(const uint8_t* x, Value dtype, size_t inputs, size_t group, Mode, Activations&);
 };

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "batch.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -176,22 +177,59 @@ void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const uint8
     for (int row = 0; row < rows; row++) std::copy_n(y + static_cast<size_t>(row) * stride, m.rows, out + static_cast<size_t>(row) * m.rows);
 }
 
+// A mode beside those of the panels' kernels: bfloat16 activations, and entries of tables rounded to bfloat16.
+constexpr int kRounded = 3;
+
+// The kernels of an instruction set for more rows than the others read codes for at once; nullptr where there are none.
+const BatchKernels* batch_kernels_of(const std::string& name) {
+#if defined(QFORMAT_X86)
+    if (name == "avx512") return batch_avx512();
+#endif
+    return nullptr;
+}
+
+// Up to kBatch rows of x against the whole matrix.
+void batch_rows(const BatchKernels& kernels, const Panels& m, const uint8_t* x, Value kind, size_t rows, float* out) {
+    thread_local Scratch scratch;
+    Batch batch{(rows + 7) / 8 * 8, runs_of(m), nullptr, nullptr};
+    const size_t panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows, slots = batch.rows * batch.runs;
+    scratch.pairs.resize(slots * kRun);
+    scratch.sums.resize(slots);
+    scratch.out.resize(batch.rows * stride);
+    batch.pairs = reinterpret_cast<uint32_t*>(scratch.pairs.data()), batch.sums = scratch.sums.data();
+    float* y = scratch.out.data();
+    pool::run((batch.rows + 23) / 24, 1, [&](size_t first, size_t last) {
+        kernels.prepare(x, kind, rows, m.inputs, m.group, 24 * first, std::min(24 * last, batch.rows), batch);
+    });
+    pool::run(panels, 1, [&](size_t first, size_t last) { kernels.product(m, batch, first, last, y, stride); });
+    for (size_t row = 0; row < rows; row++) std::copy_n(y + row * stride, m.rows, out + row * m.rows);
+}
+
 void matvec(const std::string& isa, const PanelMatrix& matrix, RowBytes x, int dtype, int mode, Out out) {
     const Kernels& kernels = kernels_of(isa);
     const Panels& m = matrix.view;
     const Value kind = float_type(dtype);
     const size_t row_bytes = m.inputs * size_of(kind);
     require(x.shape(1) == row_bytes && out.shape(1) == m.rows && out.shape(0) == x.shape(0), "x or out has another shape");
-    require(mode >= 0 && mode <= 2, "no such mode");
-    Mode use = static_cast<Mode>(mode);
+    require(mode >= 0 && mode <= kRounded, "no such mode");
+    Mode use = mode == kRounded ? Mode::bfloat16 : static_cast<Mode>(mode);
+    const bool rounds = mode == kRounded || !m.table;
+    const BatchKernels* many = use == Mode::bfloat16 && rounds && x.shape(0) > 8 ? batch_kernels_of(isa) : nullptr;
     if (!kernels.matvec(m, use, 1)) use = Mode::float32;  // always there, never less exact
     const uint8_t* from = x.data();
     float* to = out.data();
     const size_t batch = x.shape(0);
     nb::gil_scoped_release release;
+    if (many) {
+        for (size_t row = 0; row < batch; row += kBatch) batch_rows(*many, m, from + row * row_bytes, kind, std::min(kBatch, batch - row), to + row * m.rows);
+        return;
+    }
     for (size_t row = 0; row < batch; row += 8)
         matvec_rows(kernels, m, use, from + row * row_bytes, kind, static_cast<int>(std::min<size_t>(8, batch - row)), to + row * m.rows);
 }
+
+// Bytes of a result that its reader still finds in the cache; longer ones are written past it.
+constexpr size_t kCached = size_t{16} << 20;
 
 void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const Kernels& kernels = kernels_of(isa);
@@ -201,9 +239,10 @@ void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, siz
     const size_t rows = std::min(last * kRows, m.rows) - std::min(first * kRows, m.rows), size = size_of(kind);
     require(out.size() == rows * m.inputs * size, "out has another size");
     uint8_t* to = out.data();
+    const bool stream = out.size() > kCached;
     nb::gil_scoped_release release;
     pool::run(last - first, 1, [&](size_t from, size_t until) {
-        kernels.decode(m, first + from, first + until, kind, to + from * kRows * m.inputs * size);
+        kernels.decode(m, first + from, first + until, kind, stream, to + from * kRows * m.inputs * size);
     });
 }
 
@@ -233,7 +272,8 @@ NB_MODULE(_native, m) {
              nb::arg("header_bytes"), nb::arg("zeros_at"), nb::arg("scales"), nb::arg("zeros"), nb::arg("zero_bits"), nb::arg("offsets"),
              nb::arg("bias"), nb::arg("scale_values").none(), nb::arg("zero_values").none(), nb::arg("table").none());
     m.def("matvec", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("dtype"), nb::arg("mode"), nb::arg("out"),
-          "out (batch, rows) = x (batch, inputs), as bytes of a float type, · matrixᵀ; mode 0 int8, 1 float32, 2 bfloat16 activations.");
+          "out (batch, rows) = x (batch, inputs), as bytes of a float type, · matrixᵀ; mode 0 int8, 1 float32, 2 bfloat16 activations, 3 with "
+          "bfloat16 tables.");
     m.def("matvec_dense", &matvec_dense, nb::arg("isa"), nb::arg("values"), nb::arg("rows"), nb::arg("inputs"), nb::arg("dtype"),
           nb::arg("x"), nb::arg("out"), "out (batch, rows) = x (batch, inputs) · valuesᵀ for a row-major matrix of floats.");
     m.def("decode", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"), nb::arg("out"),

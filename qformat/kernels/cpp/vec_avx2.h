@@ -28,6 +28,12 @@ static inline __m256 part_f(const V& v, int half) {
     return r;
 }
 
+// (GCC 12 makes and converts a vector of sixteen lane by lane.)
+static inline F32 splat(float v) { return join<F32>(_mm256_set1_ps(v), _mm256_set1_ps(v)); }
+static inline U32 splat(uint32_t v) { return join<U32>(_mm256_set1_epi32((int)v), _mm256_set1_epi32((int)v)); }
+static inline F32 to_float(I32 v) { return join<F32>(_mm256_cvtepi32_ps(part_i(v, 0)), _mm256_cvtepi32_ps(part_i(v, 1))); }
+static inline F32 to_float(U32 v) { return to_float((I32)v); }
+
 static inline F32 fma(F32 a, F32 b, F32 c) {
     return join<F32>(_mm256_fmadd_ps(part_f(a, 0), part_f(b, 0), part_f(c, 0)),
                      _mm256_fmadd_ps(part_f(a, 1), part_f(b, 1), part_f(c, 1)));
@@ -111,46 +117,89 @@ static inline U32 lut_bytes(const ByteTable& t, U32 index) {
 static inline U32 widen(const uint8_t* p) {
     return join<U32>(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))));
 }
-static inline void store_half(uint16_t* p, F32 v) {
-    for (int half = 0; half < 2; half++)
-        _mm_storeu_si128((__m128i*)(p + 8 * half), _mm256_cvtps_ph(part_f(v, half), _MM_FROUND_TO_NEAREST_INT));
+static inline H16 to_halves(F32 v) {
+    const __m128i low = _mm256_cvtps_ph(part_f(v, 0), _MM_FROUND_TO_NEAREST_INT), high = _mm256_cvtps_ph(part_f(v, 1), _MM_FROUND_TO_NEAREST_INT);
+    return (H16)_mm256_set_m128i(high, low);
 }
-static inline void store_bfloat(uint16_t* p, F32 v) {
+static inline H32 to_halves(F32 low, F32 high) { return join<H32>(to_halves(low), to_halves(high)); }
+
+static inline __m256i bfloat_words(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v), even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF))), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+    return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+}
+static inline H16 to_bfloats(F32 v) {
+    return (H16)_mm256_permute4x64_epi64(_mm256_packus_epi32(bfloat_words(part_f(v, 0)), bfloat_words(part_f(v, 1))), 0xD8);
+}
+static inline H32 to_bfloats(F32 low, F32 high) { return join<H32>(to_bfloats(low), to_bfloats(high)); }
+static inline void store_half(uint16_t* p, F32 v) { store_words(p, to_halves(v)); }
+static inline void store_bfloat(uint16_t* p, F32 v) { store_words(p, to_bfloats(v)); }
+
+// Non-temporal stores of a line, to an aligned place; `fence` before another thread may read.
+static inline void stream_words(uint16_t* p, H32 v) {
+    _mm256_stream_si256((__m256i*)p, part_i(v, 0));
+    _mm256_stream_si256((__m256i*)(p + 16), part_i(v, 1));
+}
+static inline void stream_float(float* p, F32 v) {
+    _mm256_stream_ps(p, part_f(v, 0));
+    _mm256_stream_ps(p + 8, part_f(v, 1));
+}
+static inline void fence() { _mm_sfence(); }
+
+// 32 words, looked up for 32 codes of a byte each: their low and high bytes apart, 16 entries a register.
+struct WordTable {
+    __m256i low[2], high[2];
+};
+static inline WordTable make_word_table(H32 words) {
+    WordTable t;
     for (int half = 0; half < 2; half++) {
-        const __m256i bits = _mm256_castps_si256(part_f(v, half)), one = _mm256_set1_epi32(1);
-        const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
-        const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF))), 16);
-        const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
-        const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(part_f(v, half), part_f(v, half), _CMP_UNORD_Q));
-        const __m256i words = _mm256_blendv_epi8(rounded, quiet, is_nan);
-        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0xD8);
-        _mm_storeu_si128((__m128i*)(p + 8 * half), _mm256_castsi256_si128(packed));
+        const __m256i part = part_i(words, half);
+        // in each half of it 8 low bytes, then their 8 high ones
+        const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(part, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(part, 8));
+        t.low[half] = _mm256_permute4x64_epi64(bytes, 0x88);
+        t.high[half] = _mm256_permute4x64_epi64(bytes, 0xDD);
     }
+    return t;
 }
-static inline void transpose8(__m256i* r) {
-    __m256i t[8];
+template <int BITS>
+static inline H32 lookup_words(const WordTable& t, const uint8_t* codes) {
+    // the middle quarters change places, so that unpacking within halves leaves the words in order
+    const __m256i index = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i*)codes), 0xD8);
+    __m256i low = _mm256_shuffle_epi8(t.low[0], index), high = _mm256_shuffle_epi8(t.high[0], index);
+    if (BITS > 4) {
+        const __m256i second = _mm256_slli_epi16(index, 3);  // bit 4 chooses
+        low = _mm256_blendv_epi8(low, _mm256_shuffle_epi8(t.low[1], index), second);
+        high = _mm256_blendv_epi8(high, _mm256_shuffle_epi8(t.high[1], index), second);
+    }
+    return join<H32>(_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
+}
+// A quarter of a transposition: eight rows of eight dwords, 64 bytes apart on both sides.
+static inline void transpose8(const char* from, char* to) {
+    __m256i r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_si256((const __m256i*)(from + 64 * i));
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        _mm256_storeu_si256((__m256i*)(to + 64 * i), _mm256_permute2x128_si256(r[i], r[i + 4], 0x20));
+        _mm256_storeu_si256((__m256i*)(to + 64 * (i + 4)), _mm256_permute2x128_si256(r[i], r[i + 4], 0x31));
     }
-    for (int i = 0; i < 2; i++) {
-        r[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) t[i] = _mm256_permute2x128_si256(r[i], r[i + 4], 0x20);
-    for (int i = 0; i < 4; i++) t[i + 4] = _mm256_permute2x128_si256(r[i], r[i + 4], 0x31);
-    __builtin_memcpy(r, t, sizeof t);
 }
 static inline void transpose(U32* rows) {
-    __m256i quarter[8];
-    U32 out[16];
+    alignas(32) char out[16 * 64];
     for (int from = 0; from < 2; from++)
-        for (int to = 0; to < 2; to++) {
-            for (int i = 0; i < 8; i++) quarter[i] = part_i(rows[8 * from + i], to);
-            transpose8(quarter);
-            for (int i = 0; i < 8; i++) __builtin_memcpy((char*)&out[8 * to + i] + 32 * from, &quarter[i], 32);
-        }
+        for (int to = 0; to < 2; to++) transpose8((const char*)(rows + 8 * from) + 32 * to, out + 64 * 8 * to + 32 * from);
     __builtin_memcpy(rows, out, sizeof out);
 }

@@ -8,6 +8,11 @@
 #include "vec_common.h"
 #undef keep_loaded
 
+static inline F32 splat(float v) { return (F32)_mm512_set1_ps(v); }
+static inline U32 splat(uint32_t v) { return (U32)_mm512_set1_epi32((int)v); }
+static inline F32 to_float(I32 v) { return (F32)_mm512_cvtepi32_ps((__m512i)v); }
+static inline F32 to_float(U32 v) { return to_float((I32)v); }
+
 static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
 // vpdpbusd takes bytes up to 255, so that fields may be multiplied where they lie.
@@ -56,16 +61,41 @@ static inline U32 lut_bytes(const ByteTable& t, U32 index) {
 }
 
 static inline U32 widen(const uint8_t* p) { return (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
-static inline void store_half(uint16_t* p, F32 v) {
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+static inline H32 pair(H16 low, H16 high) {
+    return (H32)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
 }
-static inline void store_bfloat(uint16_t* p, F32 v) {
+static inline H16 to_halves(F32 v) { return (H16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
+static inline H32 to_halves(F32 low, F32 high) { return pair(to_halves(low), to_halves(high)); }
+static inline H16 to_bfloats(F32 v) {
     const __m512i bits = (__m512i)v, even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF))), 16);
-    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
     const __mmask16 is_nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet)));
+    return (H16)_mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, is_nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40)));
 }
+static inline H32 to_bfloats(F32 low, F32 high) { return pair(to_bfloats(low), to_bfloats(high)); }
+
+// Zeros and normal numbers only: the instruction takes subnormal ones for zeros. Written as assembly so that callers need
+// no other target than the rest of this file; only where `rounds_normals` says so.
+#define QF_ROUNDS_NORMALS
+static inline bool rounds_normals() { return __builtin_cpu_supports("avx512bf16"); }
+static inline H32 normals_to_bfloats(F32 low, F32 high) {
+    H32 words;
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(words) : "v"(low), "v"(high));
+    return words;
+}
+static inline bool all_lanes(I32 mask) { return _mm512_movepi32_mask((__m512i)mask) == 0xFFFF; }
+static inline void store_half(uint16_t* p, F32 v) { store_words(p, to_halves(v)); }
+static inline void store_bfloat(uint16_t* p, F32 v) { store_words(p, to_bfloats(v)); }
+
+// Non-temporal stores of a line, to an aligned place; `fence` before another thread may read.
+static inline void stream_words(uint16_t* p, H32 v) { _mm512_stream_si512((__m512i*)p, (__m512i)v); }
+static inline void stream_float(float* p, F32 v) { _mm512_stream_ps(p, (__m512)v); }
+static inline void fence() { _mm_sfence(); }
+
+// 32 words, looked up by five bits.
+typedef H32 WordTable;
+static inline WordTable make_word_table(H32 words) { return words; }
+
 static inline void transpose(U32* rows) {
     __m512i t[16], *r = (__m512i*)rows;
     for (int i = 0; i < 8; i++) {

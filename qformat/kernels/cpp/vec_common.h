@@ -6,8 +6,12 @@ typedef uint32_t U32 __attribute__((vector_size(64)));
 typedef int32_t I32 __attribute__((vector_size(64)));
 typedef float F32 __attribute__((vector_size(64)));
 typedef int8_t I8 __attribute__((vector_size(16)));
+typedef uint16_t H16 __attribute__((vector_size(32)));  // sixteen floats of two bytes
+typedef uint16_t H32 __attribute__((vector_size(64)));
 typedef uint32_t U32u __attribute__((vector_size(64), aligned(1), may_alias));
 typedef float F32u __attribute__((vector_size(64), aligned(1), may_alias));
+typedef uint16_t H16u __attribute__((vector_size(32), aligned(1), may_alias));
+typedef uint16_t H32u __attribute__((vector_size(64), aligned(1), may_alias));
 
 #define QF_INLINE static inline __attribute__((always_inline))  // loops that only pay when their sizes are known
 
@@ -20,10 +24,11 @@ static inline U32 load_codes(const void* p) {
 }
 static inline F32 load_float(const void* p) { return *(const F32u*)p; }
 static inline void store_float(float* p, F32 v) { *(F32u*)p = v; }
-static inline F32 splat(float v) { return v - F32{}; }  // 0 + v would be an addition: it is not v for −0
-static inline U32 splat(uint32_t v) { return U32{} + v; }
-static inline F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
-static inline F32 to_float(U32 v) { return __builtin_convertvector((I32)v, F32); }
+static inline void store_words(uint16_t* p, H16 v) { *(H16u*)p = v; }
+static inline void store_words(uint16_t* p, H32 v) { *(H32u*)p = v; }
+// The instruction set's own.
+static inline F32 splat(float v);
+static inline U32 splat(uint32_t v);
 
 // The dword at `p` in every lane, whatever its alignment.
 static inline U32 splat_dword(const void* p) {

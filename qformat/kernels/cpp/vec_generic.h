@@ -3,6 +3,11 @@
 #include "vec_common.h"
 #undef keep_loaded
 
+static inline F32 splat(float v) { return v - F32{}; }  // (a sum would lose the sign of a zero)
+static inline U32 splat(uint32_t v) { return U32{} + v; }
+static inline F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
+static inline F32 to_float(U32 v) { return to_float((I32)v); }
+
 static inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 
 // acc + Σ of the four products of each lane's bytes: unsigned codes times signed activations.
@@ -120,11 +125,40 @@ static inline uint16_t float_to_half(float value) {
     }
     return (uint16_t)(sign | ((bits - 0x38000000u + 0xFFF + ((bits >> 13) & 1)) >> 13));
 }
-static inline void store_half(uint16_t* p, F32 v) {
-    for (int lane = 0; lane < 16; lane++) p[lane] = float_to_half(v[lane]);
+static inline H16 to_halves(F32 v) {
+    H16 words;
+    for (int lane = 0; lane < 16; lane++) words[lane] = float_to_half(v[lane]);
+    return words;
 }
-static inline void store_bfloat(uint16_t* p, F32 v) {
-    for (int lane = 0; lane < 16; lane++) p[lane] = to_bfloat(v[lane]);
+static inline H16 to_bfloats(F32 v) {
+    H16 words;
+    for (int lane = 0; lane < 16; lane++) words[lane] = to_bfloat(v[lane]);
+    return words;
+}
+static inline H32 pair(H16 low, H16 high) {
+    H32 words;
+    __builtin_memcpy(&words, &low, 32);
+    __builtin_memcpy((char*)&words + 32, &high, 32);
+    return words;
+}
+static inline H32 to_halves(F32 low, F32 high) { return pair(to_halves(low), to_halves(high)); }
+static inline H32 to_bfloats(F32 low, F32 high) { return pair(to_bfloats(low), to_bfloats(high)); }
+static inline void store_half(uint16_t* p, F32 v) { store_words(p, to_halves(v)); }
+static inline void store_bfloat(uint16_t* p, F32 v) { store_words(p, to_bfloats(v)); }
+
+// Plain C++ has no stores that pass the cache by.
+static inline void stream_words(uint16_t* p, H32 v) { store_words(p, v); }
+static inline void stream_float(float* p, F32 v) { store_float(p, v); }
+static inline void fence() {}
+
+// 32 words, looked up for 32 codes of a byte each.
+typedef H32 WordTable;
+static inline WordTable make_word_table(H32 words) { return words; }
+template <int BITS>
+static inline H32 lookup_words(const WordTable& t, const uint8_t* codes) {
+    H32 words;
+    for (int i = 0; i < 32; i++) words[i] = t[codes[i]];
+    return words;
 }
 static inline void transpose(U32* rows) {
     U32 out[16];
