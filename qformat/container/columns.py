@@ -90,23 +90,29 @@ def _all(good: NDArray[Any], message: str, field: str, values: NDArray[Any], **f
 
 
 def _columns(records: NDArray[Any]) -> dict[str, NDArray[np.uint64]]:
-    """The integer fields of records, each in a row of its own: a check that walks over records reads all their bytes.
+    """The integer fields that are checked, each in a row of its own: walking over records would read all their bytes.
 
-    Fields of several numbers come as (numbers, records).
+    `shape` comes as (dimensions, records), with as many dimensions as any record uses. `parameters` are left out:
+    only a scheme gives them a meaning.
     """
     width = RECORD.itemsize // 8
     words = records.view(np.uint64).reshape(-1, width) if len(records) else np.zeros((0, width), np.uint64)
-    used = RECORD.fields["digest"][1] // 8  # type: ignore[index]
-    rows = memory(used * len(records) * 8).view(np.uint64).reshape(used, -1)
-    for at in range(0, len(records), _BLOCK):
-        rows[:, at : at + _BLOCK] = words[at : at + _BLOCK, :used].T
-    columns: dict[str, NDArray[np.uint64]] = {}
-    for name in RECORD.names or ():
-        dtype, offset = RECORD.fields[name][:2]  # type: ignore[index]
-        if dtype.base == np.uint64:
-            first = offset // 8
-            columns[name] = rows[first : first + dtype.itemsize // 8] if dtype.shape else rows[first]
-    return columns
+    at = {name: RECORD.fields[name][1] // 8 for name in RECORD.names or ()}  # type: ignore[index]
+    rank = min(int(words[:, at["rank"]].max(initial=1)), RANK)
+    if words[:, at["shape"] + rank : at["parameters"]].any():
+        rank = RANK  # a dimension beyond the rank: found where all are checked
+    spans = [(0, at["shape"] + rank), (at["order"], at["digest"])]
+    count = sum(stop - start for start, stop in spans)
+    rows = memory(count * len(records) * 8).view(np.uint64).reshape(count, len(records))
+    for low in range(0, len(records), _BLOCK):
+        block, place = words[low : low + _BLOCK], 0
+        for start, stop in spans:
+            rows[place : place + stop - start, low : low + _BLOCK] = block[:, start:stop].T
+            place += stop - start
+    later = spans[0][1]
+    columns = {name: rows[first] for name, first in at.items() if first < at["shape"]}
+    columns |= {name: rows[later + at[name] - at["order"]] for name in at if at["order"] <= at[name] < at["digest"]}
+    return columns | {"shape": rows[at["shape"] : later]}
 
 
 def _records(r: dict[str, NDArray[np.uint64]], schemes: int, limits: Limits) -> None:
