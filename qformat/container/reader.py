@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qformat import dtypes
 from qformat.container import strictjson
 from qformat.container.part import Bytes, Part
-from qformat.container.records import KINDS, LIMITS, NONE, Limits, Record
+from qformat.container.records import KINDS, LIMITS, NONE, RANK, Limits, Record
 from qformat.container.shards import open_shards
 from qformat.container.sources import open_source
 from qformat.errors import QFormatError
@@ -132,11 +132,18 @@ class Container(Mapping[str, Record]):
         lines: list[tuple[str, bytes]] = []
         schemes = [strictjson.dumps(scheme).decode() for scheme in self.schemes]
         for records, names, base in self.columns():
-            fields = ("dtype", "rank", "shape", "parameters", "scheme", "digest")
-            columns = [records[field].tolist() for field in fields]
-            for name, dtype, rank, shape, parameters, scheme, digest in zip(names, *columns, strict=True):
-                before = strictjson.dumps([name, dtypes.NAME_OF_ID[dtype], shape[:rank], parameters])[:-1].decode()
-                lines.append((name, f'{before},{schemes[scheme + base]},"{digest.hex()}"]\n'.encode()))
+            fields = ("dtype", "rank", "shape", "parameters", "scheme")
+            keys = np.column_stack([records[field] for field in fields])
+            known: dict[bytes, str] = {}  # a model has few different shapes, so each is spelled once
+            for name, key, digest in zip(names, keys, records["digest"].tolist(), strict=True):
+                after = known.get(key.tobytes())
+                if after is None:
+                    dtype, rank, *numbers, scheme = key.tolist()
+                    shape, parameters = numbers[:rank], numbers[RANK:]
+                    text = strictjson.dumps([dtypes.NAME_OF_ID[dtype], shape, parameters]).decode()
+                    after = known[key.tobytes()] = f"{text[1:-1]},{schemes[scheme + base]}"
+                quoted = name.replace('"', '\\"')  # all that JSON escapes of what a name may hold
+                lines.append((name, f'["{quoted}",{after},"{digest.hex()}"]\n'.encode()))
         lines.sort()  # names are ASCII, so their order is that of their bytes
         return blake3.blake3(b"".join(line for _, line in lines)).hexdigest()
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from qformat.report.overview import Overview, Row
 
 BATCH = 1000  # tensors to a piece
@@ -70,10 +72,16 @@ def pieces(view: Overview) -> Iterator[str]:
     yield dumps(head(view))[:-1] + ', "tensors": ['
     separator = "\n"
     for start in range(0, len(view.rows), BATCH):
-        batch = ",\n".join([_ENCODER.encode(tensor(row)) for row in view.rows[start : start + BATCH]])
+        batch = ",\n".join([_line(tensor(row)) for row in view.rows[start : start + BATCH]])
         yield separator + batch.replace("\x7f", "\\u007f")
         separator = ",\n"
     yield "\n]}\n"
+
+
+def _line(value: dict[str, Any]) -> str:
+    """A tensor's object: msgspec is ten times as fast as json, but leaves what is not ASCII as it is."""
+    text = msgspec.json.encode(value).decode()
+    return text if text.isascii() else _ENCODER.encode(value)
 
 
 def _plain(value: Any) -> Any:
