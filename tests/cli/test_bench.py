@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 import qformat
 from tests.cli.command_line import call, terminal
 
+MODEL = Path(__file__).parents[1] / "data" / "stories260K"
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +51,16 @@ def test_every_kind_is_timed_in_every_operation(tiny: Path) -> None:
 def test_lines_fit_the_terminal(tiny: Path, columns: int) -> None:
     lines = terminal(["bench", tiny, "--rounds", 1], columns, {"NO_COLOR": "1"}).splitlines()
     assert len(lines) > 6 and max(map(len, lines)) <= columns
+
+
+def test_a_whole_model_reads_and_writes(tmp_path: Path) -> None:
+    qformat.convert(MODEL, tmp_path / "m.qf", method="rtn", bits=4)
+    result = call("bench", tmp_path / "m.qf", "--model", "--json", "--rounds", 1)
+    assert result.code == 0, result.err
+    tokens = json.loads(result.out)["tokens_per_second"]
+    assert {"prefill", "decode"} <= set(tokens) and min(tokens["prefill"], tokens["decode"]) > 0
+    lines = terminal(["bench", tmp_path / "m.qf", "--model", "--rounds", 1], 80, {"NO_COLOR": "1"}).splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == ["prefill", "decode"]
 
 
 def test_a_file_that_is_not_one(tmp_path: Path) -> None:

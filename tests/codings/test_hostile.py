@@ -189,6 +189,15 @@ def test_a_map_stays_within_its_groups(group: int) -> None:
     _refused(scheme, "groups", groups=[0] * 31 + [group])
 
 
+def test_a_map_may_skip_groups() -> None:
+    scheme = _scheme(_affine(group={"group": "map", "count": 4}))
+    codes, scales = np.arange(32) % 16, np.float16([1, 2, 3, 4])  # the same in every row
+    arrays = _arrays(scheme, groups=[3, 0] * 16, codes=codes, scales=scales)
+    linear.check(scheme, SHAPE, arrays)
+    expected = arrays["codes"].astype(np.float32) * np.tile(np.float32([4, 1]), 16)
+    assert np.array_equal(linear.decode(scheme, SHAPE, arrays), expected)
+
+
 @pytest.mark.parametrize("wrong", [0, 32, 2**32 - 1])
 def test_a_permutation_is_a_bijection(wrong: int) -> None:
     scheme = _scheme(FLOAT, transforms=[{"transform": "permute"}])

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qformat import convert
 from qformat.converters.sources import open_source
 from qformat.converters.sources.directory import ATTACHMENTS
-from qformat.errors import ChangedError, SourceError
+from qformat.errors import ChangedError, OutputError, SourceError
 from tests.converters.checkpoints import directory, entry, llama, raw_safetensors, save
 
 GOOD = entry("F32", [2], 0, 8)
@@ -340,6 +341,19 @@ def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ChangedError, match="changed") as caught:
         tensor.read_rows(1, 2)
     assert caught.value.tensor == "a.weight"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_output_is_never_the_source(tmp_path: Path, linked: bool) -> None:
+    source = save(tmp_path / "x.safetensors", {"a.weight": np.ones((64, 64), np.float32)})
+    before, out = source.read_bytes(), source
+    if linked:  # another name of the same file
+        out = tmp_path / "y.qf"
+        os.link(source, out)
+    with pytest.raises(OutputError, match="the source itself"):
+        convert(source, out, method="rtn", bits=4)
+    assert source.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, out.name}
 
 
 def test_many_failing_opens_leak_nothing(tmp_path: Path) -> None:

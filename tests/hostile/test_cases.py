@@ -25,9 +25,7 @@ def test_a_case_names_a_test_or_a_reason(row: tuple[str, str, str, str]) -> None
     assert named or note.strip()
     for test in named:
         path, _, function = test.partition("::")
-        assert (ROOT / path).exists(), path
-        if function:
-            name = function.partition("[")[0]
-            assert re.search(rf"^ *def {name}\(", (ROOT / path).read_text(), re.M), test
+        name = function.partition("[")[0]
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.M) and name.startswith("test_"), test
         if "[" in function:
             assert f"{int(number):03d}" in NUMBERS
