@@ -59,7 +59,7 @@ def test_a_whole_model_reads_and_writes(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     tokens = json.loads(result.out)["tokens_per_second"]
     assert {"prefill", "decode"} <= set(tokens) and min(tokens["prefill"], tokens["decode"]) > 0
-    lines = terminal(["bench", tmp_path / "m.qf", "--model", "--rounds", 1], 80, {"NO_COLOR": "1"}).splitlines()
+    lines = call("bench", tmp_path / "m.qf", "--model", "--rounds", 1).out.splitlines()
     assert [line.split()[0] for line in lines[-2:]] == ["prefill", "decode"]
 
 

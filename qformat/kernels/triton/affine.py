@@ -16,7 +16,8 @@ import triton.language as tl
 from qformat.codings.grammar import Affine
 from qformat.codings.parts import Arrays
 from qformat.kernels.triton import panels
-from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_numbers, load_units, store, units
+from qformat.kernels.triton.panels import Geometry, Numbers, store
+from qformat.kernels.triton.products import codes_in, load_tile, load_x, numbers_of, store_sums
 
 if TYPE_CHECKING:
     import torch
@@ -32,32 +33,32 @@ def _plane(
     W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, ALIGNED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """total (B, UNITS, 16) plus one tile of units of one plane, times x (batch, inputs)."""
-    u = tile * UNITS + tl.arange(0, UNITS)
-    rows = tl.arange(0, B)
-    group, at, first, held = units(u, inputs, PLANE, W, COLUMNS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN)
-    held = tl.where(u < groups * COLUMNS, held, 0)  # units beyond the last, or beyond a short group, hold nothing
-    there = (held > 0)[:, None]
-    dwords = load_units(codes, at, held > 0, ALIGNED)
+    number = tl.arange(0, B)
+    group, first, held, dwords = load_tile(
+        codes, tile, inputs, groups, PLANE, W, COLUMNS, UNITS,
+        GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN,
+    )  # fmt: skip
     part = tl.zeros((B, UNITS, 16), tl.float32)
     x_sum = tl.zeros((B, UNITS), tl.float32)
     for j in tl.static_range(8 // W):
         for k in tl.static_range(4):
             code = ((dwords >> (8 * k + W * j)) & ((1 << W) - 1)).to(tl.float32)
-            here = (held > 4 * j + k)[None, :] & (rows < batch)[:, None]
-            at_x = rows.to(tl.int64)[:, None] * inputs + (first + 4 * j + k)[None, :]
-            values = tl.load(x + at_x, mask=here, other=0.0).to(tl.float32)
+            values = load_x(x, number, batch, inputs, first + 4 * j + k, held > 4 * j + k)
             part += code[None, :, :] * values[:, :, None]
             x_sum += values
-    header = codes + (group.to(tl.int64) * GROUP_BYTES)[:, None]
-    beside = ((panel.to(tl.int64) * groups + group) * 16)[:, None]
-    row = tl.arange(0, 16)[None, :]
+    group, there, row = group[:, None], (held > 0)[:, None], tl.arange(0, 16)[None, :]
     scale = tl.full((UNITS, 16), 1.0, tl.float32)
     if SCALES != 0:
-        scale = load_numbers(header + SCALES_AT, row, there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+        scale = numbers_of(
+            codes, scale_values, panel, group, groups, row, there, SCALES_AT, SCALES, SCALE_BITS, GROUP_BYTES, ALIGNED
+        )
     if PLANE == 0:
         shift = tl.zeros((UNITS, 16), tl.float32)
         if SHIFTS != 0:
-            shift = load_numbers(header + SHIFTS_AT, row, there, shift_values + beside, SHIFTS, SHIFT_BITS, ALIGNED)
+            shift = numbers_of(
+                codes, shift_values, panel, group, groups, row, there,
+                SHIFTS_AT, SHIFTS, SHIFT_BITS, GROUP_BYTES, ALIGNED,
+            )  # fmt: skip
         if OFFSETS:
             part -= bias * x_sum[:, :, None]
             total += shift[None, :, :] * x_sum[:, :, None]
@@ -98,11 +99,7 @@ def _matvec(
                 2, W2, W0 + W1, C2, SCALES, SHIFTS, SHIFTS_AT, SHIFT_BITS, SCALES_AT, SCALE_BITS, OFFSETS,
                 B, UNITS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN,
             )  # fmt: skip
-    y = tl.sum(total, axis=1)
-    number = tl.arange(0, B)[:, None]
-    row = panel * 16 + tl.arange(0, 16)[None, :]
-    place = (split.to(tl.int64) * batch + number) * rows + row
-    tl.store(out + place, y, mask=(number < batch) & (row < rows))
+    store_sums(out, tl.sum(total, axis=1), tl.arange(0, B), batch, rows, panel, split)
 
 
 @triton.jit
@@ -120,17 +117,19 @@ def _decode(
     row = panel * 16 + r
     there = (row < rows) & (i < inputs)
     group = i // GROUP
-    header = body + panel.to(tl.int64) * panel_bytes + group.to(tl.int64) * GROUP_BYTES
-    length = tl.minimum(inputs - group * GROUP, GROUP)
-    code = codes_at(header + HEADER, i % GROUP, length, r, there, W0, W1, W2, ALIGNED)
-    beside = (panel.to(tl.int64) * groups + group) * 16
-    weight = code.to(tl.float32) - bias
+    codes = body + panel.to(tl.int64) * panel_bytes
+    weight = codes_in(codes, group, i, inputs, r, there, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED)
+    weight = weight.to(tl.float32) - bias
     if SHIFTS != 0:
-        shift = load_numbers(header + SHIFTS_AT, r, there, shift_values + beside, SHIFTS, SHIFT_BITS, ALIGNED)
+        shift = numbers_of(
+            codes, shift_values, panel, group, groups, r, there, SHIFTS_AT, SHIFTS, SHIFT_BITS, GROUP_BYTES, ALIGNED
+        )
         if not OFFSETS:
             weight = weight - shift
     if SCALES != 0:
-        weight = weight * load_numbers(header + SCALES_AT, r, there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+        weight = weight * numbers_of(
+            codes, scale_values, panel, group, groups, r, there, SCALES_AT, SCALES, SCALE_BITS, GROUP_BYTES, ALIGNED
+        )
     if OFFSETS:
         weight = weight + shift
     store(out + row.to(tl.int64) * inputs + i, weight, there)
@@ -152,12 +151,8 @@ class AffineOperand:
     def _constants(self) -> dict[str, int | bool]:
         return {
             **self.geometry.constants(),
-            "SCALES": self.scales.kind,
-            "SCALES_AT": self.scales.at,
-            "SCALE_BITS": self.scales.bits,
-            "SHIFTS": self.shifts.kind,
-            "SHIFTS_AT": self.shifts.at,
-            "SHIFT_BITS": self.shifts.bits,
+            **self.scales.constants("SCALE"),
+            **self.shifts.constants("SHIFT"),
             "OFFSETS": self.offsets,
         }
 

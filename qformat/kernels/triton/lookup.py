@@ -17,7 +17,8 @@ from qformat.codings import tables
 from qformat.codings.grammar import Lookup
 from qformat.codings.parts import Arrays, whole
 from qformat.kernels.triton import panels
-from qformat.kernels.triton.panels import Geometry, Numbers, codes_at, load_numbers, load_units, store, units
+from qformat.kernels.triton.panels import Geometry, Numbers, store
+from qformat.kernels.triton.products import codes_in, load_tile, load_x, numbers_of, store_sums
 
 if TYPE_CHECKING:
     import torch
@@ -34,31 +35,26 @@ def _matvec(
     panel = tl.program_id(0)
     split = tl.program_id(1)
     codes = body + panel.to(tl.int64) * panel_bytes
-    row = tl.arange(0, 16)
+    row = tl.arange(0, 16)[None, :]
     number = tl.arange(0, B)
     total = tl.zeros((B, UNITS, 16), tl.float32)
     for tile in tl.range(split * each, (split + 1) * each):
-        u = tile * UNITS + tl.arange(0, UNITS)
-        group, at, first, held = units(u, inputs, 0, W0, C0, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN)
-        held = tl.where(u < groups * C0, held, 0)
-        there = (held > 0)[:, None]
-        dwords = load_units(codes, at, held > 0, ALIGNED)
-        header = codes + (group.to(tl.int64) * GROUP_BYTES)[:, None] + SCALES_AT
-        beside = ((panel.to(tl.int64) * groups + group) * 16)[:, None]
-        scale = load_numbers(header, row[None, :], there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+        group, first, held, dwords = load_tile(
+            codes, tile, inputs, groups, 0, W0, C0, UNITS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED, EVEN
+        )
+        group, there = group[:, None], (held > 0)[:, None]
+        scale = numbers_of(
+            codes, scale_values, panel, group, groups, row, there, SCALES_AT, SCALES, SCALE_BITS, GROUP_BYTES, ALIGNED
+        )
         part = tl.zeros((B, UNITS, 16), tl.float32)
         for j in tl.static_range(8 // W0):
             for k in tl.static_range(4):
                 code = (dwords >> (8 * k + W0 * j)) & ((1 << W0) - 1)
                 weight = tl.load(table + code.to(tl.int32), mask=there, other=0.0)
-                here = (held > 4 * j + k)[None, :] & (number < batch)[:, None]
-                at_x = number.to(tl.int64)[:, None] * inputs + (first + 4 * j + k)[None, :]
-                values = tl.load(x + at_x, mask=here, other=0.0).to(tl.float32)
+                values = load_x(x, number, batch, inputs, first + 4 * j + k, held > 4 * j + k)
                 part += weight[None, :, :] * values[:, :, None]
         total += scale[None, :, :] * part
-    y = tl.sum(total, axis=1)
-    place = (split.to(tl.int64) * batch + number[:, None]) * rows + panel * 16 + row[None, :]
-    tl.store(out + place, y, mask=(number < batch)[:, None] & (panel * 16 + row < rows)[None, :])
+    store_sums(out, tl.sum(total, axis=1), number, batch, rows, panel, split)
 
 
 @triton.jit
@@ -70,11 +66,10 @@ def _weights(
 ):  # fmt: skip
     """Weights in rows `r` (…, 1) of a panel and inputs `i` (1, …); 0 where masked."""
     group = i // GROUP
-    header = codes + group.to(tl.int64) * GROUP_BYTES
-    length = tl.minimum(inputs - group * GROUP, GROUP)
-    code = codes_at(header + HEADER, i % GROUP, length, r, there, W0, W1, W2, ALIGNED)
-    beside = (panel.to(tl.int64) * groups + group) * 16
-    scale = load_numbers(header + SCALES_AT, r, there, scale_values + beside, SCALES, SCALE_BITS, ALIGNED)
+    code = codes_in(codes, group, i, inputs, r, there, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED)
+    scale = numbers_of(
+        codes, scale_values, panel, group, groups, r, there, SCALES_AT, SCALES, SCALE_BITS, GROUP_BYTES, ALIGNED
+    )
     return scale * tl.load(table + code.to(tl.int32), mask=there, other=0.0)
 
 
@@ -99,13 +94,9 @@ def _matvec_planes(
             codes, table, scale_values, panel, groups, r, i[None, :], there, inputs,
             SCALES, SCALES_AT, SCALE_BITS, GROUP, GROUP_BYTES, HEADER, W0, W1, W2, ALIGNED,
         )  # fmt: skip
-        here = (number < batch)[:, None] & (i < inputs)[None, :]
-        values = tl.load(x + number.to(tl.int64)[:, None] * inputs + i[None, :], mask=here, other=0.0).to(tl.float32)
+        values = load_x(x, number, batch, inputs, i, i < inputs)
         total += weight[None, :, :] * values[:, None, :]
-    y = tl.sum(total, axis=2)
-    row = panel * 16 + tl.arange(0, 16)[None, :]
-    place = (split.to(tl.int64) * batch + number[:, None]) * rows + row
-    tl.store(out + place, y, mask=(number < batch)[:, None] & (row < rows))
+    store_sums(out, tl.sum(total, axis=2), number, batch, rows, panel, split)
 
 
 @triton.jit
@@ -140,12 +131,7 @@ class LookupOperand:
     scale_values: torch.Tensor
 
     def _constants(self) -> dict[str, int | bool]:
-        return {
-            **self.geometry.constants(),
-            "SCALES": self.scales.kind,
-            "SCALES_AT": self.scales.at,
-            "SCALE_BITS": self.scales.bits,
-        }
+        return {**self.geometry.constants(), **self.scales.constants("SCALE")}
 
     def matvec(self, x: torch.Tensor) -> torch.Tensor:
         """x (batch ≤ 8, K), contiguous, times the matrix, transposed: float32 (batch, N)."""

@@ -49,6 +49,10 @@ class Numbers:
     bits: int
     values: NDArray[np.float32] | None
 
+    def constants(self, name: str) -> dict[str, int]:
+        """The compile-time parameters that say so."""
+        return {f"{name}S": self.kind, f"{name}S_AT": self.at, f"{name}_BITS": self.bits}
+
 
 @dataclass(frozen=True)
 class Geometry:
