@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=machine.THREADS)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--prepare", action="store_true")

@@ -41,7 +41,7 @@ def run_once(model: Any, prompt: torch.Tensor, new_tokens: int) -> Pass:
     read = time.perf_counter()
     logits = out.logits[0, -1]
     for _ in range(new_tokens):
-        token = out.logits[:, -1:].argmax(-1)
+        token = out.logits[:, -1:].float().argmax(-1)  # slow in bfloat16
         out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
     return Pass(read - begun, time.perf_counter() - read, logits)
 

@@ -20,13 +20,18 @@ from qformat.torch.linear import Mode, QLinear
 # A name in the module to the names that the file may use for it, the likeliest first.
 Names = Callable[[str], Iterable[str]]
 
+# The name and dtype of a parameter that the file lacks to its values, made of other tensors, and the names of those.
+Assemble = Callable[[str, torch.dtype | None], tuple[torch.Tensor, list[str]] | None]
+
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of loading: names in the module, but for `unused`, which are names in the file."""
+    """What came of loading: names in the module, but for `unused`, which are names in the file. `assembled` parameters
+    are made of several tensors, decoded where those are coded."""
 
     quantized: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
+    assembled: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -40,6 +45,7 @@ def load_into(
     strict: bool = True,
     residency: Residency = "mmap",
     names: Names = lambda name: (name,),
+    assemble: Assemble = lambda name, dtype: None,
 ) -> Loaded:
     """Give `module`, real or on the meta device, the weights of a file.
 
@@ -55,6 +61,7 @@ def load_into(
         residency: of a file that is opened here, see `qformat.open`.
         strict: refuse a file that lacks a parameter or a persistent buffer.
         names: what the file may call a parameter of the module.
+        assemble: makes a parameter that the file has only in pieces.
 
     Raises:
         UnsupportedError: something is missing, or a shape differs.
@@ -66,7 +73,13 @@ def load_into(
     for group in _tied(module):
         found = next((other for name in group for other in names(name) if other in file), None)
         if found is None:
-            report.missing.extend(group)
+            made = assemble(group[0], dtype)
+            if made is None:
+                report.missing.extend(group)
+            else:
+                _set(module, group, nn.Parameter(made[0], requires_grad=False))
+                report.assembled.extend(group)
+                used.update(made[1])
             continue
         used.update(other for name in group for other in names(name) if other in file)
         _fill(module, group, file[found], dtype, mode, report)
@@ -117,6 +130,19 @@ def _fill(
             parameter = nn.Parameter(dense(tensor, _target(tensor, dtype)), requires_grad=False)
         setattr(owner, last, parameter)
         report.dense.append(name)
+
+
+def _set(module: nn.Module, group: list[str], parameter: nn.Parameter) -> None:
+    """One parameter to all of its places, whose shapes must be its own."""
+    for name in group:
+        path, _, last = name.rpartition(".")
+        owner = module.get_submodule(path)
+        old = getattr(owner, last)
+        if old.shape != parameter.shape:
+            raise UnsupportedError(
+                "the shape differs", tensor=name, expected=tuple(old.shape), found=tuple(parameter.shape)
+            )
+        setattr(owner, last, parameter)
 
 
 def _layer(owner: nn.Module, tensor: Tensor, dtype: torch.dtype | None, mode: Mode) -> nn.Module | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from qformat.store import Model
 from qformat.torch.arrays import torch_dtype
 from qformat.torch.linear import Mode
 from qformat.torch.load import load_into
+from qformat.torch.renamed import Renamed
 
 
 def load_model(
@@ -53,12 +56,26 @@ def load_model(
     model.tie_weights()
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
 
+    @cache
+    def renamed() -> Renamed:
+        return Renamed(model, file)
+
     def names(name: str) -> Iterator[str]:
         # a base model is saved without its prefix; a model with a head may be loaded from it, and the other way round
         yield name
         yield prefix + name if not name.startswith(prefix) else name.removeprefix(prefix)
+        yield from renamed().names(name)
 
-    load_into(model, file, dtype=compute, mode=mode, names=names)
+    def assemble(name: str, dtype: torch.dtype | None) -> tuple[torch.Tensor, list[str]] | None:
+        return renamed().assemble(name, dtype)
+
+    report = load_into(model, file, dtype=compute, mode=mode, names=names, assemble=assemble)
+    if report.assembled:
+        warnings.warn(
+            f"{len(report.assembled)} weights are decoded, since transformers keeps them as one where the file has "
+            f"several: {', '.join(report.assembled[:3])} …",
+            stacklevel=2,
+        )
     if "generation_config.json" in file.attachments and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
