@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qformat import linear
-from qformat.converters.methods import METHODS, native, set_threads, to_float32
+from qformat.converters.methods import METHODS, Method, fused, native, set_threads, to_float32
 from qformat.converters.methods.base import largest_loop
 from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
@@ -69,6 +69,8 @@ def run(job: Job) -> Result:
     assert item.method is not None
     method = METHODS[item.method]
     raw = item.tensor.read_rows(job.start, job.stop, item.transposed)
+    if not job.survey and (fused := _fused(job, method, raw)) is not None:
+        return fused
     weight = to_float32(raw)
     found = (0, 0) if is_finite(weight) else count_nonfinite(raw, item.tensor.dtype)
     if any(found) and job.options["nonfinite"] == "refuse":
@@ -92,6 +94,17 @@ def run(job: Job) -> Result:
     extent = linear.layout(scheme, weight.shape, coded.parameters)
     places = {name: packed[place.offset : place.offset + place.nbytes] for name, place in extent.places.items()}
     return Result(places, scheme, coded.parameters, coded.errors, state, nonfinite=found)
+
+
+def _fused(job: Job, method: Method, raw: npt.NDArray[Any]) -> Result | None:
+    """A slab coded in one pass, where that can be done."""
+    scheme = method.scheme(job.options, raw.shape, job.item.tensor.dtype)
+    done = fused.code(method, job.options, scheme, raw)
+    if done is None:
+        return None
+    if job.item.transposed:
+        scheme = msgspec.structs.replace(scheme, transposed=True)
+    return Result({"panels": done.panels}, scheme, (), done.errors, done.state if job.look else None)
 
 
 def is_finite(weight: npt.NDArray[np.float32]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State, largest_loop
+from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State, largest_loop
 from qformat.errors import SourceError
 from qformat.linear import Scheme
 
@@ -66,12 +66,17 @@ def granularity(options: Options, shape: Shape) -> int:
     return 16
 
 
+def small_group(options: Options) -> float:
+    """Groups whose largest weight is below this have a scale that float16 holds badly."""
+    return float(_SMALLEST_SCALE * 2 ** (options["bits"] - 1))
+
+
 def look(weight: Array, options: Options, first_row: int, shape: Shape) -> State:
     """How large the tensor is, and the largest group whose scale is too small for float16."""
     if options["scale_dtype"] != "auto":
         return {}
-    limit = _SMALLEST_SCALE * 2 ** (options["bits"] - 1)
-    largest, small = native.loop("extremes", extremes_loop)(weight, group_length(options, weight.shape), limit)
+    length, limit = group_length(options, weight.shape), small_group(options)
+    largest, small = native.loop("extremes", extremes_loop)(weight, length, limit)
     return {"largest": largest, "small": small}
 
 
@@ -121,6 +126,7 @@ def method(
     options: Mapping[str, Option],
     scheme: Callable[[Options, Shape, str], Scheme],
     code: Callable[[Array, Options, State], Coded],
+    kernel: Callable[[Options], Kernel | None],
 ) -> Method:
     """A method of plain affine codes: slabs of whole panels, one survey to choose the type of the scales."""
     return Method(
@@ -133,4 +139,5 @@ def method(
         combine=combine,
         settle=settle,
         screens=True,
+        kernel=kernel,
     )

@@ -80,6 +80,20 @@ class Coded:
         return (self.squared_error / self.squared_norm) ** 0.5 if self.squared_norm else float(self.squared_error > 0)
 
 
+class Kernel(NamedTuple):
+    """The native loop of a method that codes rows one by one, as the pass over a slab needs it (see `fused.py`).
+
+    third: the array beside the codes and scales, if there is one; ceiling: the largest magnitude that is coded.
+    """
+
+    loop: str
+    third: str | None = None
+    symmetric: bool = False
+    solver: tuple[float, float, float, int] = (1.0, 1.0, 1.0, 0)
+    table: str = "nf4"
+    ceiling: float = lanes.LARGEST_WEIGHT
+
+
 NONFINITE = Option("refuse", ("refuse", "zero", "clamp"))
 
 
@@ -95,6 +109,7 @@ class Method:
     settle(options, state): options after the whole tensor was seen (a definite scale type).
     count(options, shape, state): the scheme's recorded parameters.
     screens: `look` copes with weights that are not finite, and then says so by an infinite `largest` in its state.
+    kernel(options): the native loop, if rows can be coded one by one; the result is that of `quantize` all the same.
     two_pass(options): whether slabs must be surveyed before any is coded (`quantize` surveys a single slab itself).
     """
 
@@ -109,6 +124,7 @@ class Method:
     count: Callable[[Options, Shape, State], tuple[int, ...]] = lambda options, shape, state: ()
     two_pass: Callable[[Options], bool] = lambda options: options["scale_dtype"] == "auto"
     screens: bool = False
+    kernel: Callable[[Options], Kernel | None] = lambda options: None
 
     def resolve(self, given: Options) -> dict[str, Any]:
         """Defaults filled in, every value checked; RecipeError for an unknown option or a value that makes no sense."""

@@ -5,10 +5,15 @@ Every function takes what its twin takes and the number of threads, and gives th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qformat.dtypes import itemsize
+
+if TYPE_CHECKING:
+    from qformat.converters.methods.fused import Pass
 
 Array = NDArray[Any]
 
@@ -96,6 +101,16 @@ class Bindings:
         codes, scales, errors = _outputs(weight, max(weight.shape[1], 1))
         self.native.scaled_rows(weight, eetq, dtype == "float16", codes, scales, errors, threads)
         return codes.view(np.int8), scales, errors
+
+    def slab(self, work: Pass, raw: Array, out: Array, threads: int) -> tuple[Array, tuple[float, float]] | None:
+        errors, kernel, panels = np.empty((len(raw), 3)), work.kernel, work.panels
+        beside = [(itemsize(role.dtype), role.bits or 0) for role in panels.beside.values()]
+        found = self.native.slab(
+            kernel.loop, _bytes(raw), raw.dtype.name, raw.shape[1], panels.group, panels.code.bits, panels.code.signed,
+            work.half, kernel.symmetric, list(kernel.solver[:3]), kernel.solver[3], *work.table, work.limit,
+            kernel.ceiling, beside, out, errors, threads,
+        )  # fmt: skip
+        return None if found is None else (errors, found)
 
     def pack_panels(
         self, codes: Array, group: int, bits: int, signed: bool, beside: list[tuple[Array, int, int]], out: Array,

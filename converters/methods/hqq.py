@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
 from qformat.converters.methods.ls import mean
 from qformat.linear import Scheme
 
@@ -126,10 +126,16 @@ def scheme(options: Options, shape: Shape, dtype: str) -> Scheme:
 def code(weight: Array, options: Options, state: State) -> Coded:
     """See the module."""
     dtype, group = options["scale_dtype"], affine.group_length(options, weight.shape)
-    numbers = (float(options["lp"]), float(options["beta"]), float(options["kappa"]), options["iterations"])
-    codes, scales, zeros, rows = native.loop("hqq", hqq_loop)(weight, group, options["bits"], dtype, *numbers)
+    solver = kernel(options).solver
+    codes, scales, zeros, rows = native.loop("hqq", hqq_loop)(weight, group, options["bits"], dtype, *solver)
     scales, zeros = affine.narrow("scale", scales, dtype), affine.narrow("zero", zeros, dtype)
     return Coded(scheme(options, weight.shape, ""), (), {"codes": codes, "scales": scales, "zeros": zeros}, rows)
+
+
+def kernel(options: Options) -> Kernel:
+    """See `Kernel`."""
+    numbers = (float(options["lp"]), float(options["beta"]), float(options["kappa"]), options["iterations"])
+    return Kernel("hqq", third="zeros", solver=numbers)
 
 
 METHOD = affine.method(
@@ -143,4 +149,5 @@ METHOD = affine.method(
     },
     scheme=scheme,
     code=code,
+    kernel=kernel,
 )

@@ -18,7 +18,7 @@ import numpy as np
 from qformat.codings import tables
 from qformat.codings.grammar import Block, Dense, Flat, Lookup
 from qformat.converters.methods import lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State
 from qformat.linear import Scheme
 
 NESTED = 256
@@ -166,6 +166,7 @@ def _method(name: str) -> Method:
         look=partial(look, name),
         combine=combine,
         two_pass=lambda options: bool(options["double_quant"]),
+        kernel=lambda options: None if options["double_quant"] else Kernel("lookup_rows", table=name),
     )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
 from qformat.converters.methods.lanes import Groups
 from qformat.linear import Scheme
 
@@ -174,9 +174,16 @@ def code(weight: Array, options: Options, state: State) -> Coded:
     return Coded(scheme(options, weight.shape, ""), (), arrays, rows)
 
 
+def kernel(options: Options) -> Kernel:
+    """See `Kernel`."""
+    symmetric = bool(options["symmetric"])
+    return Kernel("ls", third=None if symmetric else "offsets", symmetric=symmetric)
+
+
 METHOD = affine.method(
     name="ls",
     options={**affine.AFFINE_OPTIONS, "symmetric": Option(False, (False, True))},
     scheme=scheme,
     code=code,
+    kernel=kernel,
 )

@@ -12,6 +12,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from numpy.typing import NDArray
+
 from qformat.converters.methods.bindings import Bindings
 from qformat.errors import KernelError
 
@@ -67,6 +69,13 @@ def active() -> str:
         select(None)
     assert _active is not None
     return _active
+
+
+def slab(work: Any, raw: NDArray[Any], out: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, float]] | None:
+    """The pass of `fused.py` over a slab: (errors, (largest, small)), or None when it gave up; it has no twin."""
+    active()
+    assert _loops is not None
+    return _loops.slab(work, raw, out, threads=get_threads())
 
 
 def loop(name: str, twin: Callable[..., Any]) -> Callable[..., Any]:

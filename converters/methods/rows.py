@@ -14,12 +14,13 @@ import numpy as np
 
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State, largest_loop
+from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State, largest_loop
 from qformat.errors import SourceError
 from qformat.linear import Activations, Scheme
 
 INVERSE_127 = np.float32(1.0 / 127.0)
 _SMALLEST = np.float32(2.0**-118)
+_OVERFLOW = 65520.0  # rounds to a float16 that is infinite
 
 _ROW: dict[str, Option] = {"bits": Option(8, (8,)), "group_size": Option(None, (None,))}
 
@@ -82,7 +83,7 @@ def int8_scheme(options: Options, shape: Shape, dtype: str) -> Scheme:
 def int8_code(weight: Array, options: Options, state: State) -> Coded:
     """See the module."""
     largest = native.loop("largest", largest_loop)(weight)
-    if largest >= 65520:
+    if largest >= _OVERFLOW:
         raise SourceError("a weight overflows float16, which int8 rounds to first", found=largest)
     codes, scales, errors = native.loop("scaled_rows", rows_loop)(weight, False, "float32")
     return Coded(int8_scheme(options, weight.shape, ""), (), {"codes": codes, "scales": scales}, errors)
@@ -98,6 +99,7 @@ EETQ = Method(
     combine=affine.combine,
     settle=affine.settle,
     screens=True,
+    kernel=lambda options: Kernel("scaled_rows", symmetric=True),
 )
 
 INT8 = Method(
@@ -109,4 +111,5 @@ INT8 = Method(
     look=lambda weight, options, first_row, shape: {},
     combine=lambda states: {},
     two_pass=lambda options: False,
+    kernel=lambda options: Kernel("scaled_rows", ceiling=float(np.nextafter(np.float32(_OVERFLOW), np.float32(0)))),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
-from qformat.converters.methods.base import Array, Coded, Option, Options, Shape, State
+from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
 from qformat.linear import Scheme
 
 
@@ -61,9 +61,15 @@ def code(weight: Array, options: Options, state: State) -> Coded:
     return Coded(plan, (), arrays, rows)
 
 
+def kernel(options: Options) -> Kernel:
+    """See `Kernel`."""
+    return Kernel("rtn_symmetric") if options["symmetric"] else Kernel("rtn_asymmetric", third="zeros.codes")
+
+
 METHOD = affine.method(
     name="rtn",
     options={**affine.AFFINE_OPTIONS, "symmetric": Option(False, (False, True))},
     scheme=scheme,
     code=code,
+    kernel=kernel,
 )

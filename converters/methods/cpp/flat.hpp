@@ -5,25 +5,78 @@
 
 namespace QFORMAT_ISA {
 
+// A table of sixteen, sorted, and what a binary search through its fifteen thresholds compares with.
+struct Search {
+    Floats middle, quarter, eighth, last, sorted;
+    Ints order;
+    bool in_order;
+};
+
+QFORMAT_INLINE Search search_of(const Table& table) {
+    Search search;
+    float quarter[LANES], eighth[LANES], last[LANES];
+    for (int i = 0; i < LANES; ++i) {  // entry i: the threshold to compare with once the rank is known to be i or more
+        quarter[i] = table.bounds[i + 3 < 15 ? i + 3 : 14];
+        eighth[i] = table.bounds[i + 1 < 15 ? i + 1 : 14];
+        last[i] = table.bounds[i < 15 ? i : 14];
+    }
+    search.middle = splat(table.bounds[7]);
+    search.quarter = load(quarter);
+    search.eighth = load(eighth);
+    search.last = load(last);
+    search.sorted = load(table.sorted);
+    search.order = load_bytes(table.order);
+    search.in_order = true;
+    for (int i = 0; i < LANES; ++i) search.in_order = search.in_order && table.order[i] == i;
+    return search;
+}
+
+QFORMAT_INLINE Ints plus_where_below(Ints rank, Floats bound, Floats x, int step) {
+    QFORMAT_EACH(PARTS) rank.part[i] += (bound.part[i] < x.part[i]) & step;
+    return rank;
+}
+
+// The number of thresholds below x.
+QFORMAT_INLINE Ints rank_of(const Search& search, Floats x) {
+    Ints rank;
+    memset(&rank, 0, sizeof rank);
+    rank = plus_where_below(rank, search.middle, x, 8);
+    rank = plus_where_below(rank, entries(search.quarter, rank), x, 4);
+    rank = plus_where_below(rank, entries(search.eighth, rank), x, 2);
+    return plus_where_below(rank, entries(search.last, rank), x, 1);
+}
+
+QFORMAT_INLINE void store_bytes(uint8_t* to, Ints value) {
+    QFORMAT_EACH(PARTS) {
+        const BytePart bytes = __builtin_convertvector(value.part[i], BytePart);
+        memcpy(to + i * NATIVE, &bytes, NATIVE);
+    }
+}
+
+QFORMAT_INLINE void store_ranks(const Search& search, Ints rank, uint8_t* to) {
+    store_bytes(to, search.in_order ? rank : bits_of(entries(floats_of(search.order), rank)));
+}
+
+QFORMAT_INLINE float largest_in(const float* from, size_t length) {
+    Floats most = splat(0.0f);
+    const size_t whole = length / LANES * LANES;
+    for (size_t i = 0; i < whole; i += LANES) most = larger(magnitude(load(from + i)), most);
+    float largest = highest(most);
+    for (size_t i = whole; i < length; ++i) {
+        const float size = from[i] < 0.0f ? -from[i] : from[i];
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
+
 // Codes of blocks [first, last): the number of thresholds below the scaled weight, then the table's order.
 static void lookup(const LookupJob& job, size_t first, size_t last) {
-    Floats bounds[15];
-    for (int i = 0; i < 15; ++i) bounds[i] = splat(job.bounds[i]);
-    bool sorted = true;
-    for (int i = 0; i < 16; ++i) sorted = sorted && job.order[i] == i;
+    const Search search = search_of(job.table);
     for (size_t block = first; block < last; ++block) {
         const size_t start = block * job.block;
         const size_t length = job.size - start < job.block ? job.size - start : job.block;
         const float* from = job.weight + start;
-        Floats most = splat(0.0f);
-        const size_t whole = length / LANES * LANES;
-        for (size_t i = 0; i < whole; i += LANES) most = larger(magnitude(load(from + i)), most);
-        float largest = highest(most);
-        for (size_t i = whole; i < length; ++i) {
-            const float size = from[i] < 0.0f ? -from[i] : from[i];
-            largest = size > largest ? size : largest;
-        }
-        const float safe = largest > 1e-38f ? largest : 1e-38f;
+        const float largest = largest_in(from, length), safe = largest > 1e-38f ? largest : 1e-38f;
         const bool rest = length < job.block;  // bitsandbytes divides in a short block, multiplies in a whole one
         job.scales[block] = rest ? safe : largest;
         const Floats factor = splat(1.0f / safe), divisor = splat(safe);
@@ -34,29 +87,43 @@ static void lookup(const LookupJob& job, size_t first, size_t last) {
             else memcpy(&x, from + i, count * sizeof(float));
             x = clip(rest ? x / divisor : x * factor, splat(-1.0f), splat(1.0f));
             uint8_t bytes[LANES];
-            Ints rank;
-            QFORMAT_EACH(PARTS) {
-                IntPart below = (bounds[0].part[i] < x.part[i]);
-#pragma GCC unroll 16
-                for (int b = 1; b < 15; ++b) below += (bounds[b].part[i] < x.part[i]);
-                rank.part[i] = -below;
-            }
-            QFORMAT_EACH(PARTS) {
-                BytePart narrow = __builtin_convertvector(rank.part[i], BytePart);
-                memcpy(bytes + i * NATIVE, &narrow, NATIVE);
-            }
-            if (!sorted)
-                for (int k = 0; k < LANES; ++k) bytes[k] = job.order[bytes[k]];
-            if (count == LANES) memcpy(job.codes + start + i, bytes, LANES);
-            else memcpy(job.codes + start + i, bytes, count);
+            store_ranks(search, rank_of(search, x), bytes);
+            memcpy(job.codes + start + i, bytes, count);
         }
+    }
+}
+
+// Rows [first, last) that whole blocks fill: codes, scales and errors at once. Blocks are whole chunks.
+static void lookup_rows(const GroupJob& job, size_t first, size_t last, float* scratch) {
+    const Search search = search_of(job.table);
+    const size_t groups = job.columns / job.group;
+    float* factors = scratch;
+    for (size_t row = first; row < last; ++row) {
+        const float* from = job.weight + row * job.columns;
+        float* scales = job.scales + row * groups;
+        for (size_t g = 0; g < groups; ++g) {
+            scales[g] = largest_in(from + g * job.group, job.group);
+            factors[g] = 1.0f / (scales[g] > 1e-38f ? scales[g] : 1e-38f);
+        }
+        Errors errors;
+        errors.clear();
+        for (size_t g = 0; g < groups; ++g) {
+            const Floats factor = splat(factors[g]), scale = splat(scales[g]);
+            for (size_t i = g * job.group; i < (g + 1) * job.group; i += LANES) {
+                const Floats x = load(from + i);
+                const Ints rank = rank_of(search, clip(x * factor, splat(-1.0f), splat(1.0f)));
+                store_ranks(search, rank, job.codes + row * job.columns + i);
+                errors.add(x, scale * entries(search.sorted, rank));
+            }
+        }
+        errors.write(job.errors + 3 * row);
     }
 }
 
 // Errors of rows [first, last) of a (rows, columns) matrix coded in flat blocks.
 static void measure_lookup(const LookupJob& job, size_t columns, size_t first, size_t last, double* errors) {
     float by_code[LANES];
-    for (int i = 0; i < LANES; ++i) by_code[job.order[i]] = job.sorted[i];
+    for (int i = 0; i < LANES; ++i) by_code[job.table.order[i]] = job.table.sorted[i];
     const Floats table = load(by_code);
     for (size_t row = first; row < last; ++row) {
         Errors sums;
@@ -92,23 +159,25 @@ QFORMAT_INLINE Floats nearest_away(Floats value) {
     return even + up;
 }
 
-static void scaled_rows(const RowJob& job, size_t first, size_t last, float* scratch) {
+// The whole row is one group; `symmetric` is EETQ, not so LLM.int8.
+static void scaled_rows(const GroupJob& job, size_t first, size_t last, float* scratch) {
     for (size_t row = first; row < last; ++row) {
         const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
         float low, high;
         range_of(group, low, high);
         float largest = high > -low ? high : -low;
-        if (!job.eetq) largest = to_half(largest);
+        const bool eetq = job.symmetric;
+        if (!eetq) largest = to_half(largest);
         const bool none = largest < 0x1p-118f;
-        const float step = job.eetq ? largest / 128.0f : (1.0f / largest) * 127.0f;
-        const float scale = none ? 0.0f : job.eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
+        const float step = eetq ? largest / 128.0f : (1.0f / largest) * 127.0f;
+        const float scale = none ? 0.0f : eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
         job.scales[row] = scale;
         Errors errors;
         errors.clear();
         for (int c = 0; c < group.chunks(); ++c) {
             Floats code = splat(0.0f);
-            if (!none && job.eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
-            if (!none && !job.eetq)
+            if (!none && eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
+            if (!none && !eetq)
                 code = nearest(clip(to_half(group.at(c)) * splat(step), splat(-127.0f), splat(127.0f)));
             store_codes(group, c, code, job.codes + row * job.columns);
             errors.add(group, c, splat(scale) * code);
@@ -134,59 +203,57 @@ static void measure(const float* weight, const float* decoded, size_t columns, s
     }
 }
 
+// NaN counts as infinity.
+QFORMAT_INLINE float finite_or_infinite(int32_t bits) {
+    if (bits > 0x7f800000) bits = 0x7f800000;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
 static float largest_of(const float* weight, size_t size) {
     Ints most;
     memset(&most, 0, sizeof most);
     size_t at = 0;
-    for (; at + LANES <= size; at += LANES) {
-        const Ints bits = bits_of(magnitude(load(weight + at)));
-        QFORMAT_EACH(PARTS) most.part[i] = bits.part[i] > most.part[i] ? bits.part[i] : most.part[i];
-    }
-    int32_t lanes[LANES], out = 0;
-    memcpy(lanes, &most, sizeof lanes);
-    for (int i = 0; i < LANES; ++i) out = lanes[i] > out ? lanes[i] : out;
+    for (; at + LANES <= size; at += LANES) most = larger(magnitude_bits(load(weight + at)), most);
+    int32_t out = highest(most);
     for (; at < size; ++at) {
         int32_t bits;
         memcpy(&bits, weight + at, 4);
         bits &= 0x7fffffff;
         out = bits > out ? bits : out;
     }
-    if (out > 0x7f800000) out = 0x7f800000;  // NaN counts as infinity
-    float value;
-    memcpy(&value, &out, 4);
-    return value;
+    return finite_or_infinite(out);
 }
 
-// 16-bit floats as float32; exact.
-static void widen_halves(const uint16_t* from, size_t size, bool half, float* to) {
+// Sixteen 16-bit floats as float32; exact.
+QFORMAT_INLINE Floats widen_chunk(const uint16_t* from, bool half) {
     typedef uint16_t ShortPart __attribute__((vector_size(2 * NATIVE)));
-    size_t at = 0;
-    for (; at < size; at += LANES) {
-        const size_t count = size - at < LANES ? size - at : LANES;
-        uint16_t some[LANES] = {0};
-        float wide[LANES];
-        const uint16_t* source = from + at;
-        float* target = to + at;
-        if (count < LANES) {
-            memcpy(some, source, count * sizeof(uint16_t));
-            source = some;
-            target = wide;
+    Floats wide;
+    QFORMAT_EACH(PARTS) {
+        ShortPart narrow;
+        memcpy(&narrow, from + i * NATIVE, sizeof narrow);
+        const IntPart bits = __builtin_convertvector(narrow, IntPart);
+        IntPart out = bits << 16;
+        if (half) {  // the exponent moves by 112; a product does that for subnormals too
+            const IntPart size_bits = bits & 0x7fff;
+            const IntPart scaled = (IntPart)((FloatPart)(size_bits << 13) * 0x1p112f);
+            const IntPart special = (size_bits << 13) | 0x7f800000;
+            out = (size_bits >= 0x7c00 ? special : scaled) | ((bits & 0x8000) << 16);
         }
-        QFORMAT_EACH(PARTS) {
-            ShortPart narrow;
-            memcpy(&narrow, source + i * NATIVE, sizeof narrow);
-            const IntPart bits = __builtin_convertvector(narrow, IntPart);
-            IntPart out = bits << 16;
-            if (half) {  // the exponent moves by 112; a product does that for subnormals too
-                const IntPart size_bits = bits & 0x7fff;
-                const IntPart scaled = (IntPart)((FloatPart)(size_bits << 13) * 0x1p112f);
-                const IntPart special = (size_bits << 13) | 0x7f800000;
-                out = (size_bits >= 0x7c00 ? special : scaled) | ((bits & 0x8000) << 16);
-            }
-            memcpy(target + i * NATIVE, &out, sizeof out);
-        }
-        if (count < LANES) memcpy(to + at, wide, count * sizeof(float));
+        wide.part[i] = (FloatPart)out;
     }
+    return wide;
+}
+
+static void widen_halves(const uint16_t* from, size_t size, bool half, float* to) {
+    size_t at = 0;
+    for (; at + LANES <= size; at += LANES) store(to + at, widen_chunk(from + at, half));
+    if (at == size) return;
+    uint16_t some[LANES] = {0};
+    memcpy(some, from + at, (size - at) * sizeof(uint16_t));
+    const Floats wide = widen_chunk(some, half);
+    memcpy(to + at, &wide, (size - at) * sizeof(float));
 }
 
 // Numbers that float16 holds exactly, as float16.

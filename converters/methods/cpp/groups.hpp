@@ -45,6 +45,11 @@ QFORMAT_INLINE Group<CHUNKS> group_at(const float* from, size_t length, float* s
     return group;
 }
 
+// Inputs of the group that begins at `start`.
+QFORMAT_INLINE size_t length_of(const GroupJob& job, size_t start) {
+    return job.columns - start < job.group ? job.columns - start : job.group;
+}
+
 template <int CHUNKS>
 QFORMAT_INLINE void range_of(const Group<CHUNKS>& group, float& low, float& high) {
     Floats lows = splat(__builtin_inff()), highs = splat(-__builtin_inff());
@@ -85,11 +90,16 @@ QFORMAT_INLINE float to_half(float value) {
 }
 
 QFORMAT_INLINE float stored(float value, bool half) { return half ? to_half(value) : value; }
+QFORMAT_INLINE Floats stored(Floats value, bool half) { return half ? to_half(value) : value; }
 
 // 1/scale, and 0 where scale is 0 or so small that its inverse is not a number.
 QFORMAT_INLINE float inverse_of(float scale) {
     const float size = scale < 0.0f ? -scale : scale;
     return size >= 0x1p-126f ? 1.0f / scale : 0.0f;
+}
+
+QFORMAT_INLINE Floats inverse_of(Floats scale) {
+    return if_below(magnitude(scale), splat(0x1p-126f), splat(0.0f), splat(1.0f) / scale);
 }
 
 // Squared error, squared norm and largest error of one row, in float64.
@@ -108,8 +118,8 @@ struct Errors {
     QFORMAT_INLINE_MEMBER void add(Floats weight, Floats decoded) {
         const Doubles x = widen(weight), difference = x - widen(decoded);
         error = error + difference * difference;
-        norm = norm + x * x;
-        most = larger(magnitude(difference), most);
+        norm = plus_square(norm, x);
+        most = larger_magnitude(difference, most);
     }
     QFORMAT_INLINE_MEMBER void write(double* to) const {
         to[0] = total(error);

@@ -11,6 +11,10 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
 #define QFORMAT_NATIVE 16
 #define QFORMAT_LOW 0, 1, 2, 3, 4, 5, 6, 7
 #define QFORMAT_HIGH 8, 9, 10, 11, 12, 13, 14, 15
@@ -64,6 +68,10 @@ QFORMAT_INLINE Floats load(const float* from) {
     return out;
 }
 
+QFORMAT_INLINE void store(float* to, Floats value) {
+    QFORMAT_EACH(PARTS) memcpy(to + i * NATIVE, &value.part[i], sizeof value.part[i]);
+}
+
 QFORMAT_INLINE Floats operator+(Floats a, Floats b) {
     QFORMAT_EACH(PARTS) a.part[i] += b.part[i];
     return a;
@@ -107,6 +115,12 @@ QFORMAT_INLINE Floats choose(Floats mask, Floats a, Floats b) {
     return a;
 }
 
+// Lanes of `a` where x < y, of `b` elsewhere.
+QFORMAT_INLINE Floats if_below(Floats x, Floats y, Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = x.part[i] < y.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
 QFORMAT_INLINE Floats magnitude(Floats value) {
     QFORMAT_EACH(PARTS) value.part[i] = (FloatPart)((IntPart)value.part[i] & 0x7fffffff);
     return value;
@@ -128,8 +142,8 @@ QFORMAT_INLINE void store_bytes(uint8_t* to, Floats value) {
 
 typedef float Floats4 __attribute__((vector_size(16)));
 typedef float Floats8 __attribute__((vector_size(32)));
-typedef double Doubles2 __attribute__((vector_size(16)));
-typedef double Doubles4 __attribute__((vector_size(32)));
+typedef int32_t Ints4 __attribute__((vector_size(16)));
+typedef int32_t Ints8 __attribute__((vector_size(32)));
 
 struct Add {
     template <class T>
@@ -144,28 +158,43 @@ struct Most {
     QFORMAT_INLINE_MEMBER T operator()(T a, T b) const { return a > b ? a : b; }
 };
 
-// All lanes in one, folded in halves: 8, 4, 2, 1.
-template <class Operation>
-QFORMAT_INLINE float fold(Floats value, Operation operation) {
-    Floats4 four;
+// All lanes in one, folded in halves: 8, 4, 2, 1. Four and Eight are vectors of the parts' items.
+template <class Four, class Eight, class Value, class Operation>
+QFORMAT_INLINE auto fold_parts(Value value, Operation operation) {
+    Four four;
 #if QFORMAT_NATIVE == 4
     four = operation(operation(value.part[0], value.part[2]), operation(value.part[1], value.part[3]));
 #else
 #if QFORMAT_NATIVE == 16
-    Floats8 eight = operation(__builtin_shufflevector(value.part[0], value.part[0], 0, 1, 2, 3, 4, 5, 6, 7),
-                              __builtin_shufflevector(value.part[0], value.part[0], 8, 9, 10, 11, 12, 13, 14, 15));
+    Eight eight = operation(__builtin_shufflevector(value.part[0], value.part[0], 0, 1, 2, 3, 4, 5, 6, 7),
+                            __builtin_shufflevector(value.part[0], value.part[0], 8, 9, 10, 11, 12, 13, 14, 15));
 #else
-    Floats8 eight = operation(value.part[0], value.part[1]);
+    Eight eight = operation(value.part[0], value.part[1]);
 #endif
     four = operation(__builtin_shufflevector(eight, eight, 0, 1, 2, 3), __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
 #endif
     four = operation(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
-    return operation((float)four[0], (float)four[1]);
+    const auto first = four[0], second = four[1];
+    return operation(first, second);
+}
+
+template <class Operation>
+QFORMAT_INLINE float fold(Floats value, Operation operation) {
+    return fold_parts<Floats4, Floats8>(value, operation);
 }
 
 QFORMAT_INLINE float total(Floats value) { return fold(value, Add()); }
 QFORMAT_INLINE float lowest(Floats value) { return fold(value, Least()); }
 QFORMAT_INLINE float highest(Floats value) { return fold(value, Most()); }
+QFORMAT_INLINE int32_t highest(Ints value) { return fold_parts<Ints4, Ints8>(value, Most()); }
+
+QFORMAT_INLINE Ints larger(Ints a, Ints b) {
+    QFORMAT_EACH(PARTS) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+
+// The bits of a magnitude: they order like the numbers, NaN beyond infinity.
+QFORMAT_INLINE Ints magnitude_bits(Floats value) { return bits_of(magnitude(value)); }
 
 // Entries of a table of sixteen floats.
 QFORMAT_INLINE Floats entries(const Floats& table, Ints index) {
@@ -194,11 +223,12 @@ QFORMAT_INLINE Ints load_bytes(const uint8_t* from) {
     return out;
 }
 
-// Float32 below 65520 rounded to the nearest float16, ties to even.
+// Float32 numbers rounded to the nearest float16, ties to even; beyond its range an infinity.
 QFORMAT_INLINE Floats to_half(Floats value) {
     QFORMAT_EACH(PARTS) {
         const IntPart bits = (IntPart)value.part[i], sign = bits & INT32_MIN, size = bits & INT32_MAX;
-        const IntPart normal = (size + 0xfff + ((size >> 13) & 1)) & ~0x1fff;
+        const IntPart even = (size + 0xfff + ((size >> 13) & 1)) & ~0x1fff;
+        const IntPart normal = even < 0x47800000 ? even : IntPart{} + 0x7f800000;
         // below 2^-14 steps are 2^-24, those of a float32 in [1/2, 1)
         const IntPart small = (IntPart)(((FloatPart)size + 0.5f) - 0.5f);
         value.part[i] = (FloatPart)((size < 0x38800000 ? small : normal) | sign);
@@ -251,6 +281,28 @@ QFORMAT_INLINE Doubles magnitude(Doubles value) {
     typedef int64_t LongPart __attribute__((vector_size(4 * NATIVE)));
     QFORMAT_EACH(DOUBLE_PARTS) value.part[i] = (DoublePart)((LongPart)value.part[i] & INT64_MAX);
     return value;
+}
+
+
+// sum + x · x of widened floats, whose product float64 holds exactly: fused or not, the result is the same.
+QFORMAT_INLINE Doubles plus_square(Doubles sum, Doubles x) {
+#if defined(__AVX512F__)
+    QFORMAT_EACH(DOUBLE_PARTS) sum.part[i] = _mm512_fmadd_pd(x.part[i], x.part[i], sum.part[i]);
+    return sum;
+#else
+    return sum + x * x;
+#endif
+}
+
+// The larger of |value| and of `most`, which has no sign.
+QFORMAT_INLINE Doubles larger_magnitude(Doubles value, Doubles most) {
+#if defined(__AVX512DQ__)
+    constexpr int LARGER_WITHOUT_SIGN = 0b1011;
+    QFORMAT_EACH(DOUBLE_PARTS) most.part[i] = _mm512_range_pd(value.part[i], most.part[i], LARGER_WITHOUT_SIGN);
+    return most;
+#else
+    return larger(magnitude(value), most);
+#endif
 }
 
 }  // namespace QFORMAT_ISA

@@ -1,6 +1,7 @@
 // The Python module: chooses the instruction set, splits rows over threads, and holds every array until they are done.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -68,14 +69,12 @@ void expect(bool right, const char* what) {
     if (!right) throw std::invalid_argument(std::string("wrong size of ") + what);
 }
 
-size_t groups_of(size_t columns, size_t group) { return (columns + group - 1) / group; }
-
-void run_groups(void (*loop)(const GroupJob&, size_t, size_t, float*), const GroupJob& job, size_t rows, int threads) {
+void run_groups(GroupLoop loop, const GroupJob& job, size_t rows, int threads) {
     nb::gil_scoped_release free;
-    const size_t padded = (std::min(job.group, job.columns) + 15) / 16 * 16;
-    std::vector<float> scratch(padded * std::max(threads, 1));
+    const size_t floats = scratch_floats(job.columns, job.group);
+    std::vector<float> scratch(floats * std::max(threads, 1));
     split(rows, 1, threads, [&](size_t first, size_t last, size_t thread) {
-        loop(job, first, last, scratch.data() + padded * thread);
+        loop(job, first, last, scratch.data() + floats * thread);
     });
 }
 
@@ -134,13 +133,18 @@ void hqq(Array<const float> weight, size_t group, int bits, bool half, double lp
     run_groups(active->hqq, job, weight.shape(0), threads);
 }
 
+Table table_of(const Array<const float>& bounds, const Array<const float>& sorted, const Array<const uint8_t>& order) {
+    expect(bounds.size() == 15 && sorted.size() == 16 && order.size() == 16, "the table");
+    for (size_t i = 0; i < 16; ++i) expect(order.data()[i] < 16, "the order");
+    return {bounds.data(), sorted.data(), order.data()};
+}
+
 LookupJob lookup_job(Array<const float>& weight, size_t block, Array<const float>& bounds, Array<const float>& sorted,
                      Array<const uint8_t>& order, Array<uint8_t>& codes, Array<float>& scales) {
-    expect(block > 0 && bounds.size() == 15 && sorted.size() == 16 && order.size() == 16, "the table");
-    for (size_t i = 0; i < 16; ++i) expect(order.data()[i] < 16, "the order");
+    expect(block > 0, "a block");
     expect(codes.size() == weight.size(), "codes");
     expect(scales.size() == groups_of(weight.size(), block), "scales");
-    return {weight.data(), weight.size(), block, bounds.data(), sorted.data(), order.data(), codes.data(), scales.data()};
+    return {weight.data(), weight.size(), block, table_of(bounds, sorted, order), codes.data(), scales.data()};
 }
 
 void lookup(Array<const float> weight, size_t block, Array<const float> bounds, Array<const float> sorted,
@@ -164,16 +168,9 @@ void measure_lookup(Array<const float> weight, size_t block, Array<const float> 
 
 void scaled_rows(Array<const float> weight, bool eetq, bool half, Array<uint8_t> codes, Array<float> scales,
                  Array<double> errors, int threads) {
-    expect(weight.ndim() == 2, "weight");
-    const size_t rows = weight.shape(0), columns = weight.shape(1);
-    expect(codes.size() == rows * columns && scales.size() == rows && errors.size() == 3 * rows, "an output");
-    const RowJob job = {weight.data(), columns, eetq, half, codes.data(), scales.data(), errors.data()};
-    nb::gil_scoped_release free;
-    const size_t padded = (columns + 15) / 16 * 16;
-    std::vector<float> scratch(padded * std::max(threads, 1));
-    split(rows, 1, threads, [&](size_t first, size_t last, size_t thread) {
-        active->rows(job, first, last, scratch.data() + padded * thread);
-    });
+    GroupJob job = group_job(weight, std::max<size_t>(weight.shape(1), 1), 8, half, codes, scales, errors);
+    job.symmetric = eetq;
+    run_groups(active->scaled_rows, job, weight.shape(0), threads);
 }
 
 void measure(Array<const float> weight, Array<const float> decoded, Array<double> errors, int threads) {
@@ -229,31 +226,21 @@ std::vector<float> extremes(Array<const float> weight, size_t group, float limit
 void pack_panels(Array<const uint8_t> codes, size_t group, int bits, bool is_signed,
                  std::vector<nb::tuple> beside, Array<uint8_t> out, int threads) {
     expect(codes.ndim() == 2 && group > 0 && bits >= 1 && bits <= 8 && beside.size() <= 4, "codes, group or bits");
-    const size_t rows = codes.shape(0), columns = codes.shape(1), panels = (rows + 15) / 16;
+    const size_t rows = codes.shape(0), columns = codes.shape(1);
     std::vector<Array<const uint8_t>> held;
     std::vector<Beside> headers;
-    size_t header = 0;
     for (const nb::tuple& each : beside) {
         held.push_back(nb::cast<Array<const uint8_t>>(each[0]));
         const int size = nb::cast<int>(each[1]), its_bits = nb::cast<int>(each[2]), flip = nb::cast<int>(each[3]);
         expect(size >= 1 && size <= 8 && its_bits >= 0 && its_bits <= 8 && flip >= 0 && flip < 256, "a header");
         expect(held.back().size() == rows * groups_of(columns, group) * size, "an array beside the codes");
         headers.push_back({held.back().data(), size, its_bits, (uint8_t)flip});
-        header += its_bits ? 2 * its_bits : 16 * size;
     }
-    auto run = [&](size_t length) {
-        size_t bytes = 0;
-        for (int width = 8; width > 0; width /= 2)
-            if (bits & width) bytes += (length * width + 31) / 32 * 64;
-        return bytes;
-    };
-    auto one = [&](size_t length) { return header + length / 64 * run(64) + (length % 64 ? run(length % 64) : 0); };
-    const size_t rest = columns % group, panel = columns / group * one(group) + (rest ? one(rest) : 0);
-    expect(out.size() == panels * panel, "the panels");
     const PanelJob job = {codes.data(), rows, columns, group, bits, is_signed, headers.data(), (int)headers.size(),
                           out.data()};
+    expect(out.size() == (rows + 15) / 16 * active->panel_bytes(job), "the panels");
     nb::gil_scoped_release free;
-    split(panels, 1, threads, [&](size_t first, size_t last, size_t) { active->pack_panels(job, first, last); });
+    split((rows + 15) / 16, 1, threads, [&](size_t first, size_t last, size_t) { active->pack_panels(job, first, last); });
 }
 
 void pack_stream(Array<const uint8_t> codes, int bits, int flip, Array<uint8_t> out, int threads) {
@@ -263,6 +250,77 @@ void pack_stream(Array<const uint8_t> codes, int bits, int flip, Array<uint8_t> 
     split(codes.size(), 8, threads, [&](size_t first, size_t last, size_t) {
         active->pack_stream(codes.data() + first, last - first, bits, (uint8_t)flip, out.data() + first / 8 * bits);
     });
+}
+
+GroupLoop group_loop(const std::string& name) {
+    if (name == "rtn_symmetric") return active->rtn_symmetric;
+    if (name == "rtn_asymmetric") return active->rtn_asymmetric;
+    if (name == "ls") return active->ls;
+    if (name == "hqq") return active->hqq;
+    if (name == "lookup_rows") return active->lookup_rows;
+    if (name == "scaled_rows") return active->scaled_rows;
+    throw std::invalid_argument("no such loop: " + name);
+}
+
+Source source_of(const std::string& dtype) {
+    if (dtype == "bfloat16") return Source::bfloat16;
+    if (dtype == "float16") return Source::float16;
+    expect(dtype == "float32", "an item");
+    return Source::float32;
+}
+
+// Rows of a checkpoint into panels by the loop `name`; `besides`: (bytes of an item, bits or 0) of each array beside the
+// codes. (largest, small), or None when a weight or a number is out of range: then the outputs mean nothing.
+nb::object slab(const std::string& name, Array<const uint8_t> from, const std::string& dtype, size_t columns, size_t group,
+                int bits, bool is_signed, bool half, bool symmetric, std::vector<double> solver, int iterations,
+                Array<const float> bounds, Array<const float> sorted, Array<const uint8_t> order, float limit,
+                float ceiling, std::vector<std::pair<int, int>> besides, Array<uint8_t> out, Array<double> errors,
+                int threads) {
+    SlabJob job = {};
+    job.source = source_of(dtype);
+    const size_t row_bytes = columns * (job.source == Source::float32 ? 4 : 2);
+    expect(columns > 0 && group > 0 && bits >= 1 && bits <= 8 && from.size() % row_bytes == 0, "the rows");
+    expect(name != "lookup_rows" || (columns % group == 0 && group % 16 == 0), "a block");
+    expect(name != "scaled_rows" || group >= columns, "a group");
+    expect(besides.size() >= 1 && besides.size() <= 2 && solver.size() == 3, "a list");
+    job.from = from.data();
+    job.rows = from.size() / row_bytes;
+    job.group.columns = columns;
+    job.group.group = group;
+    job.group.bits = bits;
+    job.group.half = half;
+    job.group.symmetric = symmetric;
+    job.group.lp = solver[0];
+    job.group.beta = solver[1];
+    job.group.kappa = solver[2];
+    job.group.iterations = iterations;
+    job.group.table = table_of(bounds, sorted, order);
+    job.loop = group_loop(name);
+    job.limit = limit;
+    job.ceiling = ceiling;
+    job.is_signed = is_signed;
+    job.besides = (int)besides.size();
+    for (size_t b = 0; b < besides.size(); ++b) {
+        const auto [size, its_bits] = besides[b];
+        expect(its_bits ? b == 1 && size == 1 && its_bits <= 8 : size == 2 || size == 4, "a number");
+        job.beside[b] = {nullptr, size, its_bits, 0};
+    }
+    job.out = out.data();
+    job.errors = errors.data();
+    const size_t panels = (job.rows + 15) / 16, floats = slab_floats(columns, group), parts = std::max(threads, 1);
+    expect(out.size() == panels * active->panel_bytes(panels_of(job)) && errors.size() == 3 * job.rows, "an output");
+    std::vector<float> both(2 * parts, 0.0f);
+    std::vector<char> fine(parts, 1);
+    {
+        nb::gil_scoped_release free;
+        std::vector<float> scratch(floats * parts);
+        split(panels, 1, threads, [&](size_t first, size_t last, size_t thread) {
+            fine[thread] = active->slab(job, first, last, scratch.data() + floats * thread, both.data() + 2 * thread);
+        });
+    }
+    if (std::count(fine.begin(), fine.end(), 0)) return nb::none();
+    for (size_t i = 2; i < both.size(); ++i) both[i % 2] = std::max(both[i % 2], both[i]);
+    return nb::make_tuple(both[0], both[1]);
 }
 
 }  // namespace
@@ -282,6 +340,7 @@ NB_MODULE(_native, m) {
     m.def("lookup", &lookup);
     m.def("measure_lookup", &measure_lookup);
     m.def("scaled_rows", &scaled_rows);
+    m.def("slab", &slab);
     m.def("measure", &measure);
     m.def("widen", &widen);
     m.def("halves", &halves);
