@@ -29,12 +29,18 @@ class Assembly:
     place. Numbers of the whole tensor (a table, an offset) come with every slab and must agree.
     """
 
-    def __init__(self, length: int, places: Mapping[str, Any], directory: Path, memory: int) -> None:
+    def __init__(self, length: int, places: Mapping[str, Any], directory: Path, memory: Bytes) -> None:
+        """`memory` is used if it is long enough, and is nobody else's until `close`."""
         self.length = length
         self._cursors = {name: _Cursor(offset, nbytes, 0) for name, (offset, nbytes) in places.items()}
         self._ends: dict[str, int] = {}  # row pointers: non-zeros so far
-        self._buffer = np.zeros(length if length <= memory else 0, np.uint8)
-        self._spool = -1 if length <= memory else _spool_file(directory, length)
+        self._buffer = memory[:length]
+        self._spool = -1 if length <= memory.size else _spool_file(directory, length)
+        end = 0
+        for offset, nbytes in places.values():  # the padding between places; a new file has zeros of its own
+            if self._spool < 0:
+                self._buffer[end:offset] = 0
+            end = offset + nbytes
 
     def add(self, parts: Mapping[str, Bytes]) -> None:
         """The next slab's bytes of every place."""

@@ -11,6 +11,7 @@ from qformat.errors import RecipeError
 
 BASE = 112 * 2**20  # the interpreter with numpy, the index being gathered, buffers of the writer
 WORKER_PROCESS = 64 * 2**20
+AHEAD = 64 * 2**20  # packed slabs that wait, so that workers go on while a tensor is hashed and written
 _UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -60,5 +61,6 @@ def make_budget(plan: Plan, max_memory: int, workers: int | None, *, processes: 
     count = max(1, min(workers or processors(), fitting))
     small = workers is None and plan.source.nbytes < 8 * 2**20
     count = 1 if small else count
-    window = max(2, min(2 * count + 2, (max_memory - BASE - assembly - count * each) // max(packed, 1) + count))
+    ahead = 2 * count + 2 + AHEAD // max(packed, 1)
+    window = max(2, min(ahead, (max_memory - BASE - assembly - count * each) // max(packed, 1) + count))
     return Budget(count, window, assembly, BASE + assembly + count * each + max(0, window - count) * packed)

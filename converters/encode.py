@@ -66,7 +66,7 @@ class Encoder:
         memory: int,
     ) -> None:
         self._executor, self._window, self._between = executor, window, between
-        self._directory, self._memory = directory, memory
+        self._directory, self._memory = directory, np.empty(memory, np.uint8)
         self._coming = (item for item in items if item.action == "quantize")
         self._tasks: deque[_Task] = deque()
         self._count = 0

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from qformat import linear
 from qformat.converters.methods import METHODS, Method, fused, native, set_threads, to_float32
 from qformat.converters.methods.base import largest_loop
+from qformat.converters.methods.floats import largest_bits
 from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
 from qformat.errors import QFormatError, SourceError
@@ -116,13 +117,14 @@ def count_nonfinite(raw: npt.NDArray[Any], dtype: str) -> tuple[int, int]:
     """(NaN, infinities) in an array of a float type; quick when there are none."""
     if dtype not in _SPECIAL or raw.size == 0:
         return 0, 0
-    if raw.dtype.itemsize < 8 and raw.flags.c_contiguous and is_finite(to_float32(raw.reshape(1, -1))):
-        return 0, 0
     special = _SPECIAL[dtype]
     whole = {2: np.uint16, 4: np.uint32, 8: np.uint64}[raw.dtype.itemsize]
+    if raw.flags.c_contiguous:
+        if whole is np.uint16 and largest_bits(raw.view(whole)) < special:
+            return 0, 0
+        if whole is np.uint32 and is_finite(raw.reshape(1, -1).view(np.float32)):
+            return 0, 0
     bits = raw.view(whole).reshape(-1) & whole(special | (special - 1))  # without the sign
-    if int(bits.max()) < special:
-        return 0, 0
     return int(np.count_nonzero(bits > special)), int(np.count_nonzero(bits == special))
 
 

@@ -27,6 +27,9 @@ class Bindings:
     def largest(self, weight: Array, threads: int) -> float:
         return float(self.native.largest(weight, threads))
 
+    def largest_bits(self, raw: Array, threads: int) -> int:
+        return int(self.native.largest_bits(raw, threads))
+
     def widen(self, raw: Array, half: bool, threads: int) -> Array:
         out = np.empty(raw.shape, np.float32)
         self.native.widen(raw, half, out, threads)

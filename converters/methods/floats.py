@@ -1,4 +1,4 @@
-"""16-bit floats as float32, natively; exact, so there is nothing to define but numpy's own cast."""
+"""16-bit floats: as float32, which is exact, and how large they are."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def to_float32(weight: Array) -> Array:
         return np.asarray(loop(raw, weight.dtype.name == "float16")).reshape(weight.shape)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(weight, dtype=np.float32)
+
+
+def largest_bits(raw: Array) -> int:
+    """The largest of contiguous 16-bit floats, given as uint16, without their signs: bits order like the numbers."""
+    return int(native.loop("largest_bits", largest_bits_loop)(raw.reshape(-1)))
+
+
+def largest_bits_loop(raw: Array) -> int:
+    """Twin of the native loop."""
+    return int((raw & np.uint16(0x7FFF)).max(initial=0))

@@ -77,4 +77,3 @@ def code(method: Method, options: Options, scheme: Scheme, raw: Array) -> Fused 
         return None
     errors, (largest, small) = found
     return Fused(out, errors, {"largest": largest, "small": small})
-

@@ -17,6 +17,8 @@ from qformat.converters.methods import (
     METHODS,
     affine,
     base,
+    floats,
+    fused,
     hqq,
     lanes,
     lookup,
@@ -30,6 +32,7 @@ from qformat.converters.methods import (
 from qformat.converters.methods.bindings import Bindings
 from qformat.converters.methods.floats import to_float32
 from qformat.dtypes import numpy_dtype
+from qformat.errors import SourceError
 from tests.methods.weights import matrices
 
 NATIVE = [name for name in native.available() if name != "reference"]
@@ -99,6 +102,7 @@ def test_extremes(weight: np.ndarray, group: int, limit: float) -> None:
 def test_every_sixteen_bit_float(dtype: str) -> None:
     values = np.arange(2**16, dtype=np.uint16)[3:].view(numpy_dtype(dtype))
     expected = values.astype(np.float32)
+    same("largest_bits", floats.largest_bits_loop, values[:1000].view(np.uint16))
     for name in native.available():
         native.select(name)
         found = to_float32(values)
@@ -137,6 +141,45 @@ def test_scaled_rows(weight: np.ndarray, eetq: bool, dtype: str) -> None:
 @given(weight=matrices())
 def test_measure(weight: np.ndarray) -> None:
     same("measure", lanes.measure_matrix, weight, weight * np.float32(0.99))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@given(weight=matrices(), data=st.data())
+def test_one_pass_over_a_slab(name: str, weight: np.ndarray, data: st.DataObject) -> None:
+    """The pass gives what looking, coding and packing give one after the other, or leaves the slab to them."""
+    method, dtype = METHODS[name], data.draw(st.sampled_from(["bfloat16", "float16", "float32"]))
+    with np.errstate(over="ignore"):
+        raw = np.tile(weight, (data.draw(st.integers(1, 5)), 1)).astype(numpy_dtype(dtype))
+    if data.draw(st.booleans()):
+        raw[-1, -1] = data.draw(st.sampled_from([np.inf, np.nan, -np.inf]))
+    given = {
+        "bits": data.draw(BITS), "group_size": data.draw(st.sampled_from([16, 32, 64, 128, None])),
+        "scale_dtype": data.draw(DTYPES), "symmetric": data.draw(st.booleans()),
+    }  # fmt: skip
+    options = method.resolve({k: v for k, v in given.items() if k in method.options and method.options[k].accepts(v)})
+    scheme = method.scheme(options, raw.shape, dtype)
+    wide = to_float32(raw)
+    try:
+        with np.errstate(over="ignore"):
+            coded = method.quantize(wide, options)
+    except SourceError:
+        coded = None
+    for isa in NATIVE:
+        native.select(isa)
+        for threads in (1, 3):
+            native.set_threads(threads)
+            done = fused.code(method, options, scheme, raw)
+            if done is None:
+                assert coded is None or fused.plan(method, options, scheme, raw) is None
+                continue
+            assert coded is not None
+            expected = linear.pack(coded.scheme, raw.shape, coded.arrays, coded.parameters)
+            np.testing.assert_array_equal(done.panels, expected)
+            assert done.errors.tobytes() == coded.errors.tobytes()
+            if "scale_dtype" in options:
+                assert done.state == affine.look(wide, {**options, "scale_dtype": "auto"}, 0, raw.shape)
+    native.set_threads(0)
+    native.select(None)
 
 
 def on_every_build(expected: np.ndarray, pack: Any) -> None:

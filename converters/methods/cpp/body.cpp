@@ -59,6 +59,6 @@ static void rows(const GroupJob& job, size_t first, size_t last, float* scratch)
 extern const Loops loops;
 const Loops loops = {QFORMAT_NAME(QFORMAT_ISA), round_rows<true>, round_rows<false>, rows<LeastSquares>,
                      rows<HalfQuadratic>, lookup_rows, scaled_rows, lookup, largest_of, extremes, measure_lookup,
-                     measure, widen_halves, narrow_halves, panel_bytes, pack_panels, pack_stream, slab};
+                     measure, widen_halves, largest_bits, narrow_halves, panel_bytes, pack_panels, pack_stream, slab};
 
 }  // namespace QFORMAT_ISA

@@ -32,14 +32,21 @@ QFORMAT_INLINE Search search_of(const Table& table) {
 }
 
 QFORMAT_INLINE Ints plus_where_below(Ints rank, Floats bound, Floats x, int step) {
+#if defined(__AVX512F__)
+    QFORMAT_EACH(PARTS) {
+        const __m512i old = (__m512i)rank.part[i];
+        const __mmask16 below = _mm512_cmp_ps_mask(bound.part[i], x.part[i], _CMP_LT_OQ);
+        rank.part[i] = (IntPart)_mm512_mask_add_epi32(old, below, old, _mm512_set1_epi32(step));
+    }
+#else
     QFORMAT_EACH(PARTS) rank.part[i] += (bound.part[i] < x.part[i]) & step;
+#endif
     return rank;
 }
 
 // The number of thresholds below x.
 QFORMAT_INLINE Ints rank_of(const Search& search, Floats x) {
-    Ints rank;
-    memset(&rank, 0, sizeof rank);
+    Ints rank = no_ints();
     rank = plus_where_below(rank, search.middle, x, 8);
     rank = plus_where_below(rank, entries(search.quarter, rank), x, 4);
     rank = plus_where_below(rank, entries(search.eighth, rank), x, 2);
@@ -96,23 +103,24 @@ static void lookup(const LookupJob& job, size_t first, size_t last) {
 // Rows [first, last) that whole blocks fill: codes, scales and errors at once. Blocks are whole chunks.
 static void lookup_rows(const GroupJob& job, size_t first, size_t last, float* scratch) {
     const Search search = search_of(job.table);
-    const size_t groups = job.columns / job.group;
+    const size_t group = job.group, groups = job.columns / group;
     float* factors = scratch;
     for (size_t row = first; row < last; ++row) {
         const float* from = job.weight + row * job.columns;
         float* scales = job.scales + row * groups;
         for (size_t g = 0; g < groups; ++g) {
-            scales[g] = largest_in(from + g * job.group, job.group);
+            scales[g] = largest_in(from + g * group, group);
             factors[g] = 1.0f / (scales[g] > 1e-38f ? scales[g] : 1e-38f);
         }
+        uint8_t* codes = job.codes + row * job.columns;
         Errors errors;
         errors.clear();
         for (size_t g = 0; g < groups; ++g) {
             const Floats factor = splat(factors[g]), scale = splat(scales[g]);
-            for (size_t i = g * job.group; i < (g + 1) * job.group; i += LANES) {
+            for (size_t i = g * group; i < (g + 1) * group; i += LANES) {
                 const Floats x = load(from + i);
                 const Ints rank = rank_of(search, clip(x * factor, splat(-1.0f), splat(1.0f)));
-                store_ranks(search, rank, job.codes + row * job.columns + i);
+                store_ranks(search, rank, codes + i);
                 errors.add(x, scale * entries(search.sorted, rank));
             }
         }
@@ -159,31 +167,35 @@ QFORMAT_INLINE Floats nearest_away(Floats value) {
     return even + up;
 }
 
+template <bool EETQ>
+QFORMAT_INLINE void scaled_row(const GroupJob& job, size_t row, float* scratch) {
+    const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
+    float low, high;
+    range_of(group, low, high);
+    float largest = high > -low ? high : -low;
+    if (!EETQ) largest = to_half(largest);
+    const bool none = largest < 0x1p-118f;
+    const float step = EETQ ? largest / 128.0f : (1.0f / largest) * 127.0f;
+    const float scale = none ? 0.0f : EETQ ? stored(step, job.half) : largest * 0x1.020408p-7f;
+    job.scales[row] = scale;
+    Errors errors;
+    errors.clear();
+    for (int c = 0; c < group.chunks(); ++c) {
+        Floats code;
+        if (EETQ) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
+        else code = nearest(clip(to_half(group.at(c)) * splat(step), splat(-127.0f), splat(127.0f)));
+        if (none) code = splat(0.0f);
+        store_codes(group, c, code, job.codes + row * job.columns);
+        errors.add(group, c, splat(scale) * code);
+    }
+    errors.write(job.errors + 3 * row);
+}
+
 // The whole row is one group; `symmetric` is EETQ, not so LLM.int8.
 static void scaled_rows(const GroupJob& job, size_t first, size_t last, float* scratch) {
-    for (size_t row = first; row < last; ++row) {
-        const Group<0> group = group_at<0>(job.weight + row * job.columns, job.columns, scratch);
-        float low, high;
-        range_of(group, low, high);
-        float largest = high > -low ? high : -low;
-        const bool eetq = job.symmetric;
-        if (!eetq) largest = to_half(largest);
-        const bool none = largest < 0x1p-118f;
-        const float step = eetq ? largest / 128.0f : (1.0f / largest) * 127.0f;
-        const float scale = none ? 0.0f : eetq ? stored(step, job.half) : largest * 0x1.020408p-7f;
-        job.scales[row] = scale;
-        Errors errors;
-        errors.clear();
-        for (int c = 0; c < group.chunks(); ++c) {
-            Floats code = splat(0.0f);
-            if (!none && eetq) code = nearest_away(clip(group.at(c) / splat(step), splat(-128.0f), splat(127.0f)));
-            if (!none && !eetq)
-                code = nearest(clip(to_half(group.at(c)) * splat(step), splat(-127.0f), splat(127.0f)));
-            store_codes(group, c, code, job.codes + row * job.columns);
-            errors.add(group, c, splat(scale) * code);
-        }
-        errors.write(job.errors + 3 * row);
-    }
+    for (size_t row = first; row < last; ++row)
+        if (job.symmetric) scaled_row<true>(job, row, scratch);
+        else scaled_row<false>(job, row, scratch);
 }
 
 // Errors of rows [first, last) against a decoded matrix.
@@ -212,8 +224,7 @@ QFORMAT_INLINE float finite_or_infinite(int32_t bits) {
 }
 
 static float largest_of(const float* weight, size_t size) {
-    Ints most;
-    memset(&most, 0, sizeof most);
+    Ints most = no_ints();
     size_t at = 0;
     for (; at + LANES <= size; at += LANES) most = larger(magnitude_bits(load(weight + at)), most);
     int32_t out = highest(most);
@@ -228,12 +239,9 @@ static float largest_of(const float* weight, size_t size) {
 
 // Sixteen 16-bit floats as float32; exact.
 QFORMAT_INLINE Floats widen_chunk(const uint16_t* from, bool half) {
-    typedef uint16_t ShortPart __attribute__((vector_size(2 * NATIVE)));
     Floats wide;
     QFORMAT_EACH(PARTS) {
-        ShortPart narrow;
-        memcpy(&narrow, from + i * NATIVE, sizeof narrow);
-        const IntPart bits = __builtin_convertvector(narrow, IntPart);
+        const IntPart bits = widen_shorts(from + i * NATIVE);
         IntPart out = bits << 16;
         if (half) {  // the exponent moves by 112; a product does that for subnormals too
             const IntPart size_bits = bits & 0x7fff;
@@ -254,6 +262,16 @@ static void widen_halves(const uint16_t* from, size_t size, bool half, float* to
     memcpy(some, from + at, (size - at) * sizeof(uint16_t));
     const Floats wide = widen_chunk(some, half);
     memcpy(to + at, &wide, (size - at) * sizeof(float));
+}
+
+// The largest of 16-bit floats without their signs, as bits: they order like the numbers.
+static uint16_t largest_bits(const uint16_t* from, size_t size) {
+    uint16_t most = 0;
+    for (size_t i = 0; i < size; ++i) {
+        const uint16_t bits = from[i] & 0x7fff;
+        most = bits > most ? bits : most;
+    }
+    return most;
 }
 
 // Numbers that float16 holds exactly, as float16.

@@ -107,9 +107,7 @@ struct Errors {
     Doubles error, norm, most;
 
     QFORMAT_INLINE_MEMBER void clear() {
-        memset(&error, 0, sizeof error);
-        memset(&norm, 0, sizeof norm);
-        memset(&most, 0, sizeof most);
+        error = norm = most = no_doubles();
     }
     template <int CHUNKS>
     QFORMAT_INLINE_MEMBER void add(const Group<CHUNKS>& group, int chunk, Floats decoded) {

@@ -88,6 +88,17 @@ QFORMAT_INLINE Floats operator/(Floats a, Floats b) {
     QFORMAT_EACH(PARTS) a.part[i] /= b.part[i];
     return a;
 }
+// a < b ? a : b and a > b ? a : b, which are what the instructions give; GCC does not always see that.
+#if defined(__AVX512F__)
+QFORMAT_INLINE Floats smaller(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = _mm512_min_ps(a.part[i], b.part[i]);
+    return a;
+}
+QFORMAT_INLINE Floats larger(Floats a, Floats b) {
+    QFORMAT_EACH(PARTS) a.part[i] = _mm512_max_ps(a.part[i], b.part[i]);
+    return a;
+}
+#else
 QFORMAT_INLINE Floats smaller(Floats a, Floats b) {
     QFORMAT_EACH(PARTS) a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
     return a;
@@ -96,6 +107,7 @@ QFORMAT_INLINE Floats larger(Floats a, Floats b) {
     QFORMAT_EACH(PARTS) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
     return a;
 }
+#endif
 QFORMAT_INLINE Floats clip(Floats value, Floats low, Floats high) { return smaller(larger(value, low), high); }
 
 QFORMAT_INLINE Ints bits_of(Floats value) {
@@ -201,7 +213,7 @@ QFORMAT_INLINE Floats entries(const Floats& table, Ints index) {
     Floats out;
     QFORMAT_EACH(PARTS) {
 #if QFORMAT_NATIVE == 16
-        out.part[i] = __builtin_shuffle(table.part[0], index.part[i]);
+        out.part[i] = _mm512_permutexvar_ps((__m512i)index.part[i], table.part[0]);
 #elif QFORMAT_NATIVE == 8
         out.part[i] = __builtin_shuffle(table.part[0], table.part[1], index.part[i]);
 #else
@@ -216,15 +228,23 @@ QFORMAT_INLINE Floats entries(const Floats& table, Ints index) {
 QFORMAT_INLINE Ints load_bytes(const uint8_t* from) {
     Ints out;
     QFORMAT_EACH(PARTS) {
+#if defined(__AVX512F__)
+        out.part[i] = (IntPart)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
+#else
         BytePart bytes;
         memcpy(&bytes, from + i * NATIVE, NATIVE);
         out.part[i] = __builtin_convertvector(bytes, IntPart);
+#endif
     }
     return out;
 }
 
 // Float32 numbers rounded to the nearest float16, ties to even; beyond its range an infinity.
 QFORMAT_INLINE Floats to_half(Floats value) {
+#if defined(__AVX512F__)
+    QFORMAT_EACH(PARTS)
+        value.part[i] = _mm512_cvtph_ps(_mm512_cvtps_ph(value.part[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
     QFORMAT_EACH(PARTS) {
         const IntPart bits = (IntPart)value.part[i], sign = bits & INT32_MIN, size = bits & INT32_MAX;
         const IntPart even = (size + 0xfff + ((size >> 13) & 1)) & ~0x1fff;
@@ -233,17 +253,38 @@ QFORMAT_INLINE Floats to_half(Floats value) {
         const IntPart small = (IntPart)(((FloatPart)size + 0.5f) - 0.5f);
         value.part[i] = (FloatPart)((size < 0x38800000 ? small : normal) | sign);
     }
+#endif
     return value;
 }
+
+// GCC makes two conversions of half the width and an insertion of each of these when it is left to itself.
+#if defined(__AVX512F__)
+QFORMAT_INLINE IntPart widen_shorts(const uint16_t* from) {
+    return (IntPart)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
+}
+#else
+QFORMAT_INLINE IntPart widen_shorts(const uint16_t* from) {
+    typedef uint16_t ShortPart __attribute__((vector_size(2 * NATIVE)));
+    ShortPart narrow;
+    memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, IntPart);
+}
+#endif
 
 QFORMAT_INLINE Doubles widen(Floats value) {
     Doubles out;
     QFORMAT_EACH(PARTS) {
+#if defined(__AVX512F__)
+        const __m512i all = _mm512_castps_si512(value.part[i]);
+        out.part[2 * i] = _mm512_cvtps_pd(_mm256_castsi256_ps(_mm512_castsi512_si256(all)));
+        out.part[2 * i + 1] = _mm512_cvtps_pd(_mm256_castsi256_ps(_mm512_extracti64x4_epi64(all, 1)));
+#else
         const FloatPart all = value.part[i];
         const HalfPart low = __builtin_shufflevector(all, all, QFORMAT_LOW);
         const HalfPart high = __builtin_shufflevector(all, all, QFORMAT_HIGH);
         out.part[2 * i] = __builtin_convertvector(low, DoublePart);
         out.part[2 * i + 1] = __builtin_convertvector(high, DoublePart);
+#endif
     }
     return out;
 }
@@ -283,6 +324,18 @@ QFORMAT_INLINE Doubles magnitude(Doubles value) {
     return value;
 }
 
+
+// Not by memset: what has an address is stored in every turn of a loop.
+QFORMAT_INLINE Doubles no_doubles() {
+    Doubles out;
+    QFORMAT_EACH(DOUBLE_PARTS) out.part[i] = DoublePart{};
+    return out;
+}
+QFORMAT_INLINE Ints no_ints() {
+    Ints out;
+    QFORMAT_EACH(PARTS) out.part[i] = IntPart{};
+    return out;
+}
 
 // sum + x · x of widened floats, whose product float64 holds exactly: fused or not, the result is the same.
 QFORMAT_INLINE Doubles plus_square(Doubles sum, Doubles x) {

@@ -52,8 +52,8 @@ struct Beside {
     uint8_t flip;         // xor with this: the bias of signed codes
 };
 struct PanelJob {
-    const uint8_t* codes;  // (rows, columns)
-    size_t rows, columns, group;
+    const uint8_t* codes;  // (rows, columns), rows `stride` bytes apart
+    size_t rows, columns, stride, group;
     int bits;
     bool is_signed;
     const Beside* beside;
@@ -78,14 +78,18 @@ struct SlabJob {
     double* errors;  // (rows, 3)
 };
 
+// Bytes from row to row of the codes of a panel: not a power of two, or all rows would meet in one set of the cache.
+static inline size_t code_stride(size_t columns) { return columns + 64; }
+
 static inline PanelJob panels_of(const SlabJob& job) {
     const GroupJob& group = job.group;
-    return {nullptr, job.rows, group.columns, group.group, group.bits, job.is_signed, job.beside, job.besides, job.out};
+    const size_t stride = code_stride(group.columns);
+    return {nullptr, job.rows, group.columns, stride, group.group, group.bits, job.is_signed, job.beside, job.besides, job.out};
 }
 
 // Floats that `slab` needs: those of its loop, a row, and of sixteen rows the numbers (twice, then as halves) and codes.
 static inline size_t slab_floats(size_t columns, size_t group) {
-    return scratch_floats(columns, group) + lanes_up(columns) + 3 * 16 * groups_of(columns, group) + 4 * columns;
+    return scratch_floats(columns, group) + lanes_up(columns) + 3 * 16 * groups_of(columns, group) + 4 * code_stride(columns);
 }
 
 struct Loops {
@@ -99,6 +103,7 @@ struct Loops {
     void (*measure)(const float* weight, const float* decoded, size_t columns, size_t first, size_t last,
                     double* errors);
     void (*widen)(const uint16_t* from, size_t size, bool half, float* to);
+    uint16_t (*largest_bits)(const uint16_t* from, size_t size);
     void (*halves)(const float* from, size_t size, uint16_t* to);
     size_t (*panel_bytes)(const PanelJob&);
     void (*pack_panels)(const PanelJob&, size_t first, size_t last);  // panels

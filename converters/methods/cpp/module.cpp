@@ -198,6 +198,15 @@ void halves(Array<const float> from, Array<uint16_t> to, int threads) {
     });
 }
 
+int largest_bits(Array<const uint16_t> from, int threads) {
+    std::vector<uint16_t> found(std::max(threads, 1), 0);
+    nb::gil_scoped_release free;
+    split(from.size(), 4096, threads, [&](size_t first, size_t last, size_t thread) {
+        found[thread] = active->largest_bits(from.data() + first, last - first);
+    });
+    return *std::max_element(found.begin(), found.end());
+}
+
 float largest(Array<const float> weight, int threads) {
     std::vector<float> found(std::max(threads, 1), 0.0f);
     nb::gil_scoped_release free;
@@ -236,7 +245,7 @@ void pack_panels(Array<const uint8_t> codes, size_t group, int bits, bool is_sig
         expect(held.back().size() == rows * groups_of(columns, group) * size, "an array beside the codes");
         headers.push_back({held.back().data(), size, its_bits, (uint8_t)flip});
     }
-    const PanelJob job = {codes.data(), rows, columns, group, bits, is_signed, headers.data(), (int)headers.size(),
+    const PanelJob job = {codes.data(), rows, columns, columns, group, bits, is_signed, headers.data(), (int)headers.size(),
                           out.data()};
     expect(out.size() == (rows + 15) / 16 * active->panel_bytes(job), "the panels");
     nb::gil_scoped_release free;
@@ -343,6 +352,7 @@ NB_MODULE(_native, m) {
     m.def("slab", &slab);
     m.def("measure", &measure);
     m.def("widen", &widen);
+    m.def("largest_bits", &largest_bits);
     m.def("halves", &halves);
     m.def("largest", &largest);
     m.def("extremes", &extremes);

@@ -160,7 +160,7 @@ static void pack_panels(const PanelJob& job, size_t first, size_t last) {
             const size_t length = job.columns - left < job.group ? job.columns - left : job.group;
             for (size_t start = 0; start < length; start += RUN) {
                 const size_t run = length - start < RUN ? length - start : RUN;
-                pack_run(job.codes + top * job.columns + left + start, job.columns, rows, run, job.bits, flip, out);
+                pack_run(job.codes + top * job.stride + left + start, job.stride, rows, run, job.bits, flip, out);
                 out += run_bytes(run, job.bits);
             }
         }

@@ -18,8 +18,7 @@ QFORMAT_INLINE void read_row(const uint8_t* from, size_t columns, size_t group, 
     constexpr size_t SIZE = SOURCE == Source::float32 ? 4 : 2;
     for (size_t start = 0; start < columns; start += group) {
         const size_t end = columns - start < group ? columns : start + group;
-        Ints most;
-        memset(&most, 0, sizeof most);
+        Ints most = no_ints();
         size_t at = start;
         for (; at + LANES <= end; at += LANES) {
             const Floats x = read_chunk(from + at * SIZE, SOURCE);
@@ -101,7 +100,7 @@ static bool slab(const SlabJob& job, size_t first, size_t last, float* memory, f
         for (size_t r = 0; r < rows; ++r) {
             read_row(job, top + r, scratch.row, both);
             if (!(both[0] <= job.ceiling)) return false;
-            group.codes = scratch.codes + r * columns;
+            group.codes = scratch.codes + r * panel.stride;
             group.scales = scratch.scales + r * groups;
             const bool bytes_beside = job.besides == 2 && job.beside[1].bits;
             group.third = bytes_beside ? (void*)((uint8_t*)scratch.third + r * groups) : (void*)(scratch.third + r * groups);
