@@ -5,8 +5,6 @@
 namespace batch {
 
 constexpr int kPairs = kRun / 2;
-constexpr size_t kChunk = 512;  // inputs whose pairs are held at a time: 16 KiB
-
 // bfloat16 by code, looked up in words by up to eight bits.
 template <int BITS>
 struct Values {
@@ -64,36 +62,24 @@ static inline void expand(const uint8_t* p, int inputs, const Values<BITS>& valu
 
 #define QF_BF16 __attribute__((target("avx512bf16")))
 
-// sum[b] = Σ pairs · x over `count` pairs; x holds B dwords for each.
-template <int B>
-QF_BF16 static inline void multiply(const __m512i* pairs, int count, const uint32_t* x, F32* sum) {
-    __m512 acc[B];
-#pragma GCC unroll 24
-    for (int b = 0; b < B; b++) acc[b] = (__m512)sum[b];
-    for (int i = 0; i < count; i++, x += B) {
-        const __m512bh w = (__m512bh)pairs[i];
-#pragma GCC unroll 24
-        for (int b = 0; b < B; b++) acc[b] = _mm512_dpbf16_ps(acc[b], w, (__m512bh)_mm512_set1_epi32((int)x[b]));
-    }
-#pragma GCC unroll 24
-    for (int b = 0; b < B; b++) sum[b] = (F32)acc[b];
-}
-
-// A chunk of one group for all rows of x: y (rows, 16) += scale · (Σ pairs · x − (shift + rest) · Σ x).
+// A chunk of one group in one panel: y (rows, 16) += scale · Σ pairs · x + shift · Σ x.
 struct Chunk {
     const __m512i* pairs;
-    size_t run, runs;  // of x: the first and their number
-    F32 scale, minus, plus;
+    size_t index, run, runs;
+    F32 scale, shift;
 };
 
 template <int B>
-QF_BF16 static inline void rows(const Chunk& c, const Batch& x, size_t row, F32* y) {
-    F32 sum[B] = {};
-    multiply<B>(c.pairs, (int)(kPairs * c.runs), x.pairs + (row * x.runs + c.run * B) * kPairs, sum);
-    float xs[B] = {};
-    for (size_t run = c.run; run < c.run + c.runs; run++)
-        for (int b = 0; b < B; b++) xs[b] += x.sums[run * x.rows + row + (size_t)b];
-    for (int b = 0; b < B; b++) y[b] = fma(c.scale, sum[b] - c.minus * splat(xs[b]), fma(c.plus, splat(xs[b]), y[b]));
+QF_BF16 static inline void multiply(const Chunk& c, const Batch& x, size_t row, F32* y) {
+    __m512 sum[B] = {};
+    const uint32_t* from = x.pairs + (row * x.runs + c.run * B) * kPairs;
+    for (const __m512i *w = c.pairs, *end = w + kPairs * c.runs; w < end; w++, from += B) {
+#pragma GCC unroll 24
+        for (int b = 0; b < B; b++) sum[b] = _mm512_dpbf16_ps(sum[b], (__m512bh)*w, (__m512bh)_mm512_set1_epi32((int)from[b]));
+    }
+    const float* totals = x.totals + c.index * x.rows + row;
+#pragma GCC unroll 24
+    for (int b = 0; b < B; b++) y[b] = fma(c.scale, (F32)sum[b], fma(c.shift, splat(totals[b]), y[b]));
 }
 
 template <int BITS>
@@ -106,12 +92,12 @@ QF_BF16 static void product(const Panels& m, const Batch& x, size_t first, size_
     for (size_t panel = first; panel < last; panel++) {
         const uint8_t* p = m.codes + panel * m.panel_bytes;
         for (size_t row = 0; row < x.rows; row++) y[row] = F32{};
-        Chunk c{pairs, 0, 0, {}, {}, {}};
+        Chunk c{pairs, 0, 0, 0, {}, {}};
         for (size_t g = 0; g < groups; g++) {
             const panel::Header h = panel::read_header(m, p, panel * groups + g);
-            c.scale = h.scale, c.minus = m.offsets ? rest : h.shift + rest, c.plus = m.offsets ? h.shift : F32{};
+            c.scale = h.scale, c.shift = (m.offsets ? h.shift : splat(0.0f)) - h.scale * (m.offsets ? rest : h.shift + rest);
             p += m.header_bytes;
-            for (size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group; left; c.run += c.runs) {
+            for (size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group; left; c.run += c.runs, c.index++) {
                 const size_t chunk = left < kChunk ? left : kChunk;
                 c.runs = (chunk + kRun - 1) / kRun;
                 for (size_t i = 0; i < c.runs; i++) {
@@ -119,10 +105,9 @@ QF_BF16 static void product(const Panels& m, const Batch& x, size_t first, size_
                     expand<BITS>(p, inputs, values, pairs + kPairs * i);
                     p += panel::run_bytes<BITS>(inputs);
                 }
-                for (size_t row = 0; row < x.rows;) {
-                    const size_t block = block_rows(x.rows, row);
-                    block == 24 ? rows<24>(c, x, row, y + row) : block == 16 ? rows<16>(c, x, row, y + row) : rows<8>(c, x, row, y + row);
-                    row += block;
+                for (size_t i = 0; i < x.blocks(); i++) {
+                    const size_t row = x.start(i);
+                    x.start(i + 1) - row == 24 ? multiply<24>(c, x, row, y + row) : multiply<16>(c, x, row, y + row);
                 }
                 left -= chunk;
             }
@@ -133,24 +118,25 @@ QF_BF16 static void product(const Panels& m, const Batch& x, size_t first, size_
 
 static void prepare(const uint8_t* x, Value kind, size_t rows, size_t inputs, size_t group, size_t first, size_t last, Batch& batch) {
     const size_t size = kind == Value::float32 ? 4 : 2;
-    for (size_t start = first; start < last;) {
-        const size_t block = block_rows(batch.rows, start);
-        size_t run = 0;
-        for (size_t g = 0; g < inputs; g += group) {
-            const size_t end = g + group < inputs ? g + group : inputs;
-            for (size_t at = g; at < end; at += kRun, run++) {
-                uint32_t* to = batch.pairs + (start * batch.runs + run * block) * kPairs;
-                for (size_t b = 0; b < block; b++) {
+    for (size_t i = first; i < last; i++) {
+        const size_t start = batch.start(i), block = batch.start(i + 1) - start;
+        for (size_t b = 0; b < block; b++) {
+            const uint8_t* row = x + (start + b) * inputs * size;
+            uint32_t* to = batch.pairs + start * batch.runs * kPairs + b;
+            float* total = batch.totals + start + b;
+            for (size_t from = 0, end; from < inputs; from = end, total += batch.rows) {  // a chunk
+                const size_t left = (from / group + 1) * group - from;
+                end = from + (left < kChunk ? left : kChunk) < inputs ? from + (left < kChunk ? left : kChunk) : inputs;
+                *total = 0;
+                for (size_t at = from; at < end; at += kRun, to += kPairs * block) {
                     F32 values[4] = {};
-                    if (start + b < rows)
-                        activations::widen_run(kind, x + ((start + b) * inputs + at) * size, (int)(end - at < kRun ? end - at : kRun), values);
                     uint16_t words[kRun];
-                    batch.sums[run * batch.rows + start + b] = activations::pair_run(values, words);
-                    for (size_t pair = 0; pair < kPairs; pair++) __builtin_memcpy(to + pair * block + b, words + 2 * pair, 4);
+                    if (start + b < rows) activations::widen_run(kind, row + at * size, (int)(end - at < kRun ? end - at : kRun), values);
+                    *total += activations::pair_run(values, words);
+                    for (size_t pair = 0; pair < kPairs; pair++) __builtin_memcpy(to + pair * block, words + 2 * pair, 4);
                 }
             }
         }
-        start += block;
     }
 }
 

@@ -191,16 +191,18 @@ const BatchKernels* batch_kernels_of(const std::string& name) {
 // Up to kBatch rows of x against the whole matrix.
 void batch_rows(const BatchKernels& kernels, const Panels& m, const uint8_t* x, Value kind, size_t rows, float* out) {
     thread_local Scratch scratch;
-    Batch batch{(rows + 7) / 8 * 8, runs_of(m), nullptr, nullptr};
-    const size_t panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows, slots = batch.rows * batch.runs;
-    scratch.pairs.resize(slots * kRun);
-    scratch.sums.resize(slots);
+    Batch batch{std::max<size_t>(16, (rows + 7) / 8 * 8), runs_of(m), nullptr, nullptr};
+    const size_t panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows;
+    scratch.pairs.resize(batch.rows * batch.runs * kRun);
+    scratch.totals.resize(batch.rows * chunks_of(m.inputs, m.group));
+    batch.pairs = reinterpret_cast<uint32_t*>(scratch.pairs.data()), batch.totals = scratch.totals.data();
+    pool::run(batch.blocks(), 1, [&](size_t first, size_t last) { kernels.prepare(x, kind, rows, m.inputs, m.group, first, last, batch); });
+    if (rows == batch.rows && stride == m.rows) {
+        pool::run(panels, 1, [&](size_t first, size_t last) { kernels.product(m, batch, first, last, out, stride); });
+        return;
+    }
     scratch.out.resize(batch.rows * stride);
-    batch.pairs = reinterpret_cast<uint32_t*>(scratch.pairs.data()), batch.sums = scratch.sums.data();
     float* y = scratch.out.data();
-    pool::run((batch.rows + 23) / 24, 1, [&](size_t first, size_t last) {
-        kernels.prepare(x, kind, rows, m.inputs, m.group, 24 * first, std::min(24 * last, batch.rows), batch);
-    });
     pool::run(panels, 1, [&](size_t first, size_t last) { kernels.product(m, batch, first, last, y, stride); });
     for (size_t row = 0; row < rows; row++) std::copy_n(y + row * stride, m.rows, out + row * m.rows);
 }
@@ -221,7 +223,8 @@ void matvec(const std::string& isa, const PanelMatrix& matrix, RowBytes x, int d
     const size_t batch = x.shape(0);
     nb::gil_scoped_release release;
     if (many) {
-        for (size_t row = 0; row < batch; row += kBatch) batch_rows(*many, m, from + row * row_bytes, kind, std::min(kBatch, batch - row), to + row * m.rows);
+        const size_t parts = (batch + kBatch - 1) / kBatch, step = ((batch + parts - 1) / parts + 7) / 8 * 8;
+        for (size_t row = 0; row < batch; row += step) batch_rows(*many, m, from + row * row_bytes, kind, std::min(step, batch - row), to + row * m.rows);
         return;
     }
     for (size_t row = 0; row < batch; row += 8)
