@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 
 Mode = Literal["exact", "int8"]
 
-# Rows of x up to which the kernels serve, reading the codes once for each eight of them; beyond, decoding tiles pays.
-SMALL = 32
+# Rows of x up to which kernels that read the codes once for each EIGHT of them are ahead of tiles. On AVX-512 (4096 ×
+# 4096, affine at 4 bits, float32, two threads of Zen 4) 64 rows take 11.4 ms, or 6.0 in `int8`; 17.8 in tiles, 15.6
+# dense. On AVX2, 16 rows already are slower than tiles. Exact tables of 2×8 bits: 12.8 ms for 16 rows, 27 in tiles, and
+# 25 for 32 rows, 16 in tiles.
+SMALL, SMALL_EXACT_TABLES, EIGHT = 64, 16, 8
+
+# The same where a kernel reads the codes once for all rows (there, bfloat16): 9 rows take 1.8 ms both ways in `exact`;
+# in `int8` 12 rows take 1.3 ms by eights and 1.9 together, 16 rows 1.6 and 1.8, wider codes turn earlier.
+TOGETHER = {"exact": EIGHT, "int8": 16}
+
+SMALL_ON_GPU = 32
 
 # Weights decoded at a time for larger batches: the tile is still in the cache when the product reads it.
 TILE = 1 << 22
@@ -30,9 +39,10 @@ TILE = 1 << 22
 class QLinear(nn.Module):
     """y = x Wᵀ + bias, with W (out_features, in_features) read from the file in place.
 
-    Up to `SMALL` rows of x go through the kernels. More rows decode tiles of W and multiply with torch, in the dtype of
-    x as a dense layer does: for bfloat16 the decoded weights are rounded to bfloat16. There is no weight parameter, and
-    gradients flow to x and bias only.
+    Up to `SMALL` rows of x go through kernels that read the codes for each few of them. Many rows of bfloat16 read them
+    once where the processor multiplies bfloat16; others decode tiles of W and multiply with torch. With many rows
+    weights may be rounded to the dtype of x, as a dense layer's are. There is no weight parameter, and gradients flow
+    to x and bias only.
 
     On a GPU the stored bytes are copied once, at the first use, and kernels read them there; `mode` has no effect.
     Codings without such a kernel, and weights with transforms or corrections, are decoded on the CPU at every use.
@@ -95,10 +105,10 @@ class QLinear(nn.Module):
         if x.dtype not in _KERNEL_DTYPES:
             y = rows @ self._decoded(x).T
         elif x.is_cpu:
-            y = self._few(rows) if rows.shape[0] <= SMALL else self._many(rows)
+            y = self._few(rows) if self._are_few(rows) else self._many(rows)
         else:
             operand = self._on_device(x.device) if rows.shape[0] else None
-            y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL)
+            y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL_ON_GPU)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _on_device(self, device: torch.device) -> Operand | None:
@@ -108,6 +118,17 @@ class QLinear(nn.Module):
         if device not in self._operands:
             self._operands[device] = on_device(self.tensor, device)
         return self._operands[device]
+
+    def _are_few(self, rows: torch.Tensor) -> bool:
+        """Whether reading the codes for each eight of these rows is the fastest way."""
+        number = rows.shape[0]
+        if number <= EIGHT:
+            return True
+        kernel = kernels.active()
+        if self.tensor.product.takes_batches(_KERNEL_DTYPES[rows.dtype], kernel):
+            return number <= TOGETHER[self._mode]
+        exact_tables = self._mode == "exact" and self.tensor.coding == "additive"
+        return kernel == "avx512" and number <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
 
     def _few(self, rows: torch.Tensor) -> torch.Tensor:
         """Few rows: the kernels read the codes in place, and x and y where torch has them."""
@@ -123,7 +144,7 @@ class QLinear(nn.Module):
     def _many(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""
         kernel, weight = kernels.active(), self.tensor.product
-        if weight.takes_batches(dtype_name(rows.dtype), kernel):
+        if weight.takes_batches(_KERNEL_DTYPES[rows.dtype], kernel):
             found = weight.matvec(to_array(rows.contiguous()), "exact", kernel, rounded=True)
             y = from_array(found).to(rows.dtype)
         else:
