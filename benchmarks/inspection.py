@@ -58,15 +58,15 @@ def write_many(path: Path, count: int) -> None:
         writer.finish({"general.name": "many tensors", "general.architecture": "llama"})
 
 
-def write_large(path: Path, size: int) -> None:
-    """A file of `size` random bytes in tensors of 32 MiB."""
+def write_large(path: Path, size: int, each: int = 32 << 20) -> None:
+    """A file of `size` random bytes in tensors of `each` bytes."""
     random = np.random.default_rng(0)
-    step = 32 << 20
+    step = min(each, 32 << 20)
     with container.create(path) as writer:
-        for index in range(size // step):
-            data = random.integers(0, 256, step, np.uint8)
-            writer.tensor(f"model.layers.{index}.weight", scheme=DENSE, dtype="float16", shape=(step // 8192, 4096),
-                          length=step, data=[data])  # fmt: skip
+        for index in range(size // each):
+            data = (random.integers(0, 256, step, np.uint8) for _ in range(each // step))
+            writer.tensor(f"model.layers.{index}.weight", scheme=DENSE, dtype="float16", shape=(each // 8192, 4096),
+                          length=each, data=data)  # fmt: skip
         writer.finish({})
 
 
@@ -148,10 +148,11 @@ def main() -> int:
             return code
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
-        ten, hundred, large = (Path(folder) / name for name in ("10k.qf", "100k.qf", "large.qf"))
+        ten, hundred, large, one = (Path(folder) / name for name in ("10k.qf", "100k.qf", "large.qf", "one.qf"))
         write_many(ten, 10_000)
         write_many(hundred, 100_000)
         write_large(large, options.size)
+        write_large(one, options.size, options.size)
         cache, cli = Path(folder) / "bytecode", ["-c", "from qformat.cli.main import run; run()", "inspect"]
         work = {
             "python, nothing else": run(cache, "-c", "pass"),
@@ -165,6 +166,7 @@ def main() -> int:
             "verify, 1 thread": verify(large, 1),
             f"plain read, {workers} threads": read_plainly(large, workers),
             f"verify, {workers} threads": verify(large, workers),
+            f"verify, {workers} threads, one tensor": verify(one, workers),
             "qformat verify, the command": run(cache, *cli[:-1], "verify", str(large)),
         }
         times = measure(work, options.rounds)

@@ -77,6 +77,7 @@ def command(
 
 def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
     from qformat.report import numbers
+    from qformat.report.layout import wrap
     from qformat.report.terminal import Printer
 
     printer, plan = Printer(), report.plan
@@ -93,7 +94,10 @@ def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
     )
     printer.line(f"    {numbers.plural(len(coded), 'tensor')} quantized, largest relative error {worst:.4g}")
     for line in dense_lines(plan, report.left_dense):
-        printer.line(line)
+        first, *rest = [line] if printer.width is None else wrap(line, printer.width - 8)
+        printer.line(f"    {first}")
+        for part in rest:
+            printer.line(f"        {part}")
 
 
 def dense_lines(plan: Any, left_dense: Any) -> list[str]:
@@ -109,7 +113,7 @@ def dense_lines(plan: Any, left_dense: Any) -> list[str]:
     for reason, names in sorted(reasons.items()):
         shown = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in list(names.items())[:6])
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        lines.append(f"    dense, {reason}: {shown}{more}")
+        lines.append(f"left dense, {reason}: {shown}{more}")
     return lines
 
 

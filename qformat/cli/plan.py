@@ -66,12 +66,12 @@ def _print(plan: Any, costs: dict[str, Any], tensors: bool) -> None:
     printer = Printer()
     table = Table(
         [
-            Column("tensor"),
-            Column("shape"),
-            Column("becomes"),
-            Column("axis"),
-            Column("bits/w", align="right"),
-            Column("bytes", align="right"),
+            Column("tensor", elastic=True, least=32),
+            Column("shape", keep=3),
+            Column("becomes", keep=5),
+            Column("axis", keep=2),
+            Column("bits/w", align="right", keep=1),
+            Column("bytes", align="right", keep=4),
             Column("why"),
         ]
     )
@@ -119,7 +119,7 @@ def _becomes(item: Any) -> str:
     group = item.options.get("group_size")
     parts = [
         item.method,
-        f"{item.options['bits']} bit" if "bits" in item.options else "",
+        f"{item.options['bits']}-bit" if "bits" in item.options else "",
         f"g{group}" if group else "row" if "group_size" in item.options else "",
     ]
     return " ".join(part for part in parts if part)

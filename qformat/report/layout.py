@@ -6,6 +6,7 @@ colour. Every text that comes from a file is made safe before it becomes a span,
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -67,10 +68,16 @@ def line_cells(line: Line) -> int:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """`text` broken at spaces into lines of at most `width` cells; a longer word is cut where it must be."""
+    """`text` broken at spaces into lines of at most `width` cells; a longer word is cut where it must be.
+
+    A short remark in brackets is not broken.
+
+    >>> wrap("a.json (124 kB), b", 12)
+    ['a.json', '(124 kB), b']
+    """
     lines: list[str] = []
     current = ""
-    for word in text.split(" "):
+    for word in re.split(r" (?![^(]{,20}\))", text):
         joined = f"{current} {word}" if current else word
         if cells(joined) <= width:
             current = joined
