@@ -96,8 +96,5 @@ def decode_rows(
     native = view(coding, shape, arrays, body, range(top, bottom))
     if native is None:
         return False
-    held = out if (top, bottom) == (rows.start, rows.stop) else np.empty((bottom - top, shape[1]), out.dtype)
-    _native.decode_additive(kernel, native, kind, held.reshape(-1).view(np.uint8))
-    if held is not out:
-        out[...] = held[rows.start - top : rows.stop - top]
+    _native.decode_additive(kernel, native, rows.start - top, rows.stop - top, kind, out.reshape(-1).view(np.uint8))
     return True

@@ -130,9 +130,14 @@ def matvec_into(
     _native.matvec(kernel, native, x, _FLOATS[dtype], how, out)
 
 
-def decode_into(kernel: str, native: Panels, first: int, last: int, out: NDArray[Any]) -> None:
-    """Panels [first, last) into `out`, C-contiguous rows of a float type."""
-    _native.decode(kernel, native, first, last, _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8))
+def decode_into(kernel: str, native: Panels | _native.Additive, first: int, last: int, out: NDArray[Any]) -> None:
+    """Panels [first, last) of 16 rows into `out`, C-contiguous rows of a float type."""
+    kind, stored = _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8)
+    if isinstance(native, _native.Additive):
+        top = first * panel.ROWS
+        _native.decode_additive(kernel, native, top, top + len(out), kind, stored)
+    else:
+        _native.decode(kernel, native, first, last, kind, stored)
 
 
 def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> Operand:

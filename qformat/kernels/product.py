@@ -99,7 +99,7 @@ class Product:
         """
         scheme, native = self.scheme, self.operand.native
         around = scheme.transforms or scheme.output_transforms or scheme.corrections
-        if around or kernel == "reference" or not isinstance(native, operand.Panels):
+        if around or kernel == "reference" or native is None or isinstance(native, np.ndarray):
             return False
         rows = min(last * ROWS, self.shape[0]) - first * ROWS
         if out.shape != (rows, self.shape[1]):

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from qformat import codings, kernels
 from qformat.codings.grammar import Additive, Dense
+from qformat.codings.panel import ROWS
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
-from qformat.kernels.operand import decode_rows
+from qformat.kernels import _native
+from qformat.kernels.operand import decode_into, decode_rows
 from tests.kernels.test_operand import NATIVE, inputs, prepared
 from tests.strategies import FLOATS, Coded, arrays_for
 
@@ -150,6 +152,13 @@ def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut:
     window = Window(top, bottom, 0, coded.shape[1])
     expected = codings.decode(coded.coding, coded.shape, coded.arrays, window).astype(numpy_dtype(dtype))
     np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+    native = prepared(coded).native
+    assert isinstance(native, _native.Additive)
+    panels = slice(top // ROWS * ROWS, min(-(-bottom // ROWS) * ROWS, coded.shape[0]))
+    into = np.empty((panels.stop - panels.start, coded.shape[1]), numpy_dtype(dtype))
+    decode_into(kernel, native, top // ROWS, -(-bottom // ROWS), into)
+    again = into[top - panels.start : bottom - panels.start]
+    np.testing.assert_array_equal(again.astype(np.float32), expected.astype(np.float32))
 
 
 @given(coded=matrices((4, 8, 16)), seed=st.integers(0, 99))

@@ -495,103 +495,151 @@ static void finish(const Additive& m, bool exact, int batch, size_t slices, cons
         }
 }
 
-// -- codes too wide for tables, and decoding --------------------------------------------------------------------------
+// -- codes too wide for tables --------------------------------------------------------------------------------------
 
-static inline size_t code_at(const Additive& m, const uint8_t* p, size_t row) {
-    if (m.bits == 8) return p[row];
-    if (m.bits == 16) return (size_t)p[row] | (size_t)p[64 + row] << 8;
+template <int BITS>
+static inline size_t code_at(const uint8_t* p, size_t row) {
+    if (BITS == 8) return p[row];
+    if (BITS == 16) return (size_t)p[row] | (size_t)p[64 + row] << 8;
     return row < 32 ? p[row] & 15u : p[row - 32] >> 4;
 }
 
-// Codes too wide for tables: entries are read from the book, eight inputs at a time; the rest of a group one by one.
+// Up to eight floats, zeros after them.
+static inline F8 load_some(const float* p, size_t count) {
+    if (count >= 8) return *(const F8u*)p;
+    F8 v = {};
+    for (size_t i = 0; i < count; i++) v[i] = p[i];
+    return v;
+}
+
+static inline F32 join(F8 first, F8 second) {
+    return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// Codes that have no tables: entries are read from the book, eight inputs of two rows at a time, sixteen rows beside each other.
 static void matvec_wide(const Additive& m, const float* x, size_t first, size_t last, float* y) {
-    const size_t width = (size_t)m.width, eights = width / 8 * 8, entries = size_t{1} << m.bits;
+    constexpr size_t kRun = 16, kGroups = 32;  // rows, and groups whose codes are read again for the next rows
+    const size_t width = (size_t)m.width, books = (size_t)m.books;
     for (size_t panel = first; panel < last; panel++) {
-        F8 sums[kLanes] = {};
-        const uint8_t* p = m.codes + panel * m.panel_bytes();
-        for (size_t g = 0; g < m.groups; g++)
-            for (size_t book = 0; book < (size_t)m.books; book++, p += m.code_bytes()) {
-                const float* from = m.books_by_entry + book * entries * width;
-                for (size_t i = 0; i < width; i += 8) {
-                    const float* xs = x + g * width + i;
-                    F8 part = {};
-                    if (i < eights) {
-                        part = *(const F8u*)xs;
-                    } else {
-                        for (size_t k = 0; k < width - eights; k++) part[k] = xs[k];
-                    }
-                    for (size_t r = 0; r < kLanes; r++) {
-                        const float* entry = from + code_at(m, p, r) * width + i;
-                        F8 w = {};
-                        if (i < eights) {
-                            w = *(const F8u*)entry;
-                        } else {
-                            for (size_t k = 0; k < width - eights; k++) w[k] = entry[k];
+        F32 sums[kLanes / 2] = {};
+        for (size_t begin = 0; begin < m.groups; begin += kGroups)
+            for (size_t run = 0; run < kLanes; run += kRun) {
+                F32 sum[kRun / 2];
+                for (size_t r = 0; r < kRun / 2; r++) sum[r] = sums[run / 2 + r];
+                for (size_t g = begin; g < std::min(begin + kGroups, m.groups); g++)
+                    for (size_t book = 0; book < books; book++) {
+                        const uint8_t* p = m.codes + panel * m.panel_bytes() + (g * books + book) * m.code_bytes() + run;
+                        const float* from = m.books_by_entry + book * m.entries() * width;
+                        for (size_t i = 0; i < width; i += 8) {
+                            const F8 inputs = load_some(x + g * width + i, width - i);
+                            const F32 both = join(inputs, inputs);
+                            const auto entry = [&](size_t row) { return load_some(from + code_at<16>(p, row) * width + i, width - i); };
+#pragma GCC unroll 8
+                            for (size_t r = 0; r < kRun / 2; r++) sum[r] = fma(both, join(entry(2 * r), entry(2 * r + 1)), sum[r]);
                         }
-                        sums[r] += part * w;
                     }
-                }
+                for (size_t r = 0; r < kRun / 2; r++) sums[run / 2 + r] = sum[r];
             }
-        for (size_t r = 0; r < kLanes; r++) {
-            const F8 s = sums[r];
-            const float sum = ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-            const size_t row = panel * kLanes + r;
-            if (row < m.rows) y[row] = sum * (m.scales ? m.scales[row] : 1.0f);
+        for (size_t r = 0; r < kLanes && panel * kLanes + r < m.rows; r++) {
+            float s[16];
+            __builtin_memcpy(s, &sums[r / 2], 64);
+            const float* of = s + 8 * (r % 2);
+            const float sum = ((of[0] + of[4]) + (of[1] + of[5])) + ((of[2] + of[6]) + (of[3] + of[7]));
+            y[panel * kLanes + r] = sum * (m.scales ? m.scales[panel * kLanes + r] : 1.0f);
         }
     }
 }
 
-static inline void store_floats(Value dtype, void* out, size_t at, const float* values, size_t count) {
+// -- decoding -------------------------------------------------------------------------------------------------------
+
+template <class T>
+static inline void store_as(Value dtype, T* out, F32 v) {
+    if (dtype == Value::float32) return store_float((float*)out, v);
+    if (dtype == Value::bfloat16) return store_bfloat((uint16_t*)out, v);
+    store_half((uint16_t*)out, v);
+}
+
+static inline void store_floats(Value dtype, uint8_t* out, const float* values, size_t count) {
+    const size_t size = dtype == Value::float32 ? 4 : 2;
     size_t i = 0;
-    for (; i + 16 <= count; i += 16) {
-        const F32 v = load_float(values + i);
-        if (dtype == Value::float32) {
-            store_float((float*)out + at + i, v);
-        } else if (dtype == Value::bfloat16) {
-            store_bfloat((uint16_t*)out + at + i, v);
-        } else {
-            store_half((uint16_t*)out + at + i, v);
-        }
-    }
+    for (; i + 16 <= count; i += 16) store_as(dtype, out + size * i, load_float(values + i));
     if (i < count) {
         alignas(64) float rest[16] = {}, stored[16];
         __builtin_memcpy(rest, values + i, 4 * (count - i));
-        store_floats(dtype, stored, 0, rest, 16);
-        const size_t size = dtype == Value::float32 ? 4 : 2;
-        __builtin_memcpy((char*)out + size * (at + i), stored, size * (count - i));
+        store_as(dtype, stored, load_float(rest));
+        __builtin_memcpy(out + size * i, stored, size * (count - i));
     }
 }
 
-static void decode(const Additive& m, size_t first, size_t last, Value dtype, void* out) {
-    const size_t width = (size_t)m.width, books = (size_t)m.books, entries = size_t{1} << m.bits, inputs = m.groups * width;
-    const size_t step = std::max<size_t>(1, 256 / width);  // groups decoded at a time
-    alignas(64) float line[4096 + 16];
-    for (size_t panel = first; panel < last; panel++) {
-        const size_t rows = std::min<size_t>(kLanes, m.rows - panel * kLanes);
+// Groups [g, end) of a row: `codes` are those of its panel.
+template <int BITS>
+static inline void decode_row(const Additive& m, const uint8_t* codes, size_t row, size_t g, size_t end, float scale, float* to) {
+    const size_t width = (size_t)m.width, books = (size_t)m.books;
+    for (; g < end; g++, to += width)
+        for (size_t i = 0; i < width; i += 8) {
+            F8 v = {};
+            for (size_t book = 0; book < books; book++) {
+                const size_t code = code_at<BITS>(codes + (g * books + book) * m.code_bytes(), row);
+                const F8 entry = load_some(m.books_by_entry + (book * m.entries() + code) * width + i, width - i);
+                v = book ? v + entry : entry;
+            }
+            if (m.scales) v = scale * v;
+            __builtin_memcpy(to + i, &v, 4 * std::min<size_t>(8, width - i));
+        }
+}
+
+// The same, for entries of eight inputs: two groups are a register.
+template <int BITS, Value DTYPE>
+static inline void decode_eights(const Additive& m, const uint8_t* codes, size_t row, size_t g, size_t end, float scale, uint8_t* to) {
+    const size_t books = (size_t)m.books, next = books * m.code_bytes();
+    for (const uint8_t* p = codes + g * next; g + 2 <= end; g += 2, p += 2 * next, to += DTYPE == Value::float32 ? 64 : 32) {
+        const float* from = m.books_by_entry;
+        F32 v = {};
+        for (size_t book = 0; book < books; book++, from += 8 * m.entries()) {
+            const uint8_t* at = p + book * m.code_bytes();
+            const F32 entries = join(*(const F8u*)(from + 8 * code_at<BITS>(at, row)), *(const F8u*)(from + 8 * code_at<BITS>(at + next, row)));
+            v = book ? v + entries : entries;
+        }
+        store_as(DTYPE, to, m.scales ? splat(scale) * v : v);
+    }
+    if (g < end) {
+        alignas(64) float line[8];
+        decode_row<BITS>(m, codes, row, g, end, scale, line);
+        store_floats(DTYPE, to, line, 8);
+    }
+}
+
+template <int BITS>
+static void decode_rows(const Additive& m, size_t first, size_t last, Value dtype, uint8_t* out) {
+    const size_t width = (size_t)m.width, size = dtype == Value::float32 ? 4 : 2, inputs = m.groups * width;
+    const size_t step = std::max<size_t>(1, 1024 / width);  // groups decoded at a time: their codes stay close for all rows
+    alignas(64) float line[4096];
+    for (size_t top = first; top < last;) {
+        const size_t panel = top / kLanes, bottom = std::min((panel + 1) * kLanes, last);
         const uint8_t* codes = m.codes + panel * m.panel_bytes();
         for (size_t g = 0; g < m.groups; g += step) {
             const size_t end = std::min(g + step, m.groups);
-            for (size_t r = 0; r < rows; r++) {
-                const float scale = m.scales ? m.scales[panel * kLanes + r] : 1.0f;
-                for (size_t j = g; j < end; j++) {
-                    const uint8_t* p = codes + j * books * m.code_bytes();
-                    float* to = line + (j - g) * width;
-                    size_t i = 0;
-                    for (; i + 8 <= width; i += 8) {
-                        F8 v = *(const F8u*)(m.books_by_entry + code_at(m, p, r) * width + i);
-                        for (size_t book = 1; book < books; book++)
-                            v += *(const F8u*)(m.books_by_entry + (book * entries + code_at(m, p + book * m.code_bytes(), r)) * width + i);
-                        *(F8u*)(to + i) = m.scales ? scale * v : v;
-                    }
-                    for (; i < width; i++) {
-                        float v = m.books_by_entry[code_at(m, p, r) * width + i];
-                        for (size_t book = 1; book < books; book++)
-                            v += m.books_by_entry[(book * entries + code_at(m, p + book * m.code_bytes(), r)) * width + i];
-                        to[i] = m.scales ? scale * v : v;
-                    }
+            for (size_t row = top; row < bottom; row++) {
+                uint8_t* to = out + size * ((row - first) * inputs + g * width);
+                const float scale = m.scales ? m.scales[row] : 1.0f;
+                const size_t lane = row % kLanes;
+                if (width == 8 && dtype == Value::bfloat16) {
+                    decode_eights<BITS, Value::bfloat16>(m, codes, lane, g, end, scale, to);
+                } else if (width == 8 && dtype == Value::float16) {
+                    decode_eights<BITS, Value::float16>(m, codes, lane, g, end, scale, to);
+                } else if (width == 8) {
+                    decode_eights<BITS, Value::float32>(m, codes, lane, g, end, scale, to);
+                } else {
+                    decode_row<BITS>(m, codes, lane, g, end, scale, line);
+                    store_floats(dtype, to, line, (end - g) * width);
                 }
-                store_floats(dtype, out, ((panel - first) * kLanes + r) * inputs + g * width, line, (end - g) * width);
             }
         }
+        top = bottom;
     }
+}
+
+static void decode(const Additive& m, size_t first, size_t last, Value dtype, uint8_t* out) {
+    const auto rows = m.bits == 4 ? decode_rows<4> : m.bits == 8 ? decode_rows<8> : decode_rows<16>;
+    rows(m, first, last, dtype, out);
 }

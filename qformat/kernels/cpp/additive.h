@@ -59,7 +59,8 @@ struct AdditiveKernels {
     // y (batch, rows) from the partial sums of `slices` slices of the inputs.
     void (*finish)(const Additive&, bool exact, int batch, size_t slices, const float* sums, float* y);
     void (*matvec_wide)(const Additive&, const float* x, size_t first, size_t last, float* y);
-    void (*decode)(const Additive&, size_t first, size_t last, Value dtype, void* out);
+    // rows [first, last)
+    void (*decode)(const Additive&, size_t first, size_t last, Value dtype, uint8_t* out);
 };
 
 const AdditiveKernels* additive_generic();

@@ -136,16 +136,21 @@ void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Ou
         matvec_rows(kernels, m, exact, from + row * inputs, std::min<size_t>(kBatch, batch - row), to + row * m.rows);
 }
 
-void decode(const std::string& isa, const Matrix& matrix, int dtype, OutBytes out) {
+void decode(const std::string& isa, const Matrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const AdditiveKernels& kernels = kernels_of(isa);
     const Additive& m = matrix.view;
     const Value kind = static_cast<Value>(dtype);
     require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such output type");
+    require(first <= last && last <= m.rows, "rows out of range");
     const size_t row = m.groups * static_cast<size_t>(m.width) * (kind == Value::float32 ? 4 : 2);
-    require(out.size() == m.rows * row, "out has another size");
+    require(out.size() == (last - first) * row, "out has another size");
     uint8_t* to = out.data();
     nb::gil_scoped_release release;
-    pool::run(m.panels(), 1, [&](size_t first, size_t last) { kernels.decode(m, first, last, kind, to + first * kLanes * row); });
+    const size_t top = first / kLanes, bottom = (last + kLanes - 1) / kLanes;
+    pool::run(bottom - top, 1, [&](size_t begin, size_t end) {
+        const size_t from = std::max(first, (top + begin) * kLanes), until = std::min(last, (top + end) * kLanes);
+        kernels.decode(m, from, until, kind, to + (from - first) * row);
+    });
 }
 
 }  // namespace
@@ -157,8 +162,8 @@ void bind_additive(nb::module_& m) {
              nb::arg("scales").none());
     m.def("matvec_additive", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("exact"), nb::arg("out"),
           "out (batch, rows) = x (batch, inputs) · matrixᵀ from tables of partial products, in bytes unless `exact`.");
-    m.def("decode_additive", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("dtype"), nb::arg("out"),
-          "All rows as floats, written to `out` as bytes.");
+    m.def("decode_additive", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"),
+          nb::arg("out"), "Rows [first, last) as floats, written to `out` as bytes.");
 }
 
 }  // namespace qformat
