@@ -54,6 +54,7 @@ def view(
         books_by_input=by_input,
         pairs_by_input=pairs,
         unit=unit,
+        normal=_are_normal(books) and (scales is None or _are_normal(scales)),
         scales=scales,
     )
 
@@ -68,6 +69,15 @@ def _integers(books: NDArray[np.float32]) -> tuple[NDArray[np.uint32], float]:
     codes = np.pad(np.rint(books / np.float32(unit)).astype(np.int16), ((0, 0), (0, spare), (0, 0)))
     pairs = np.ascontiguousarray(codes.reshape(len(books), -1, 2, books.shape[2]).swapaxes(2, 3))
     return pairs.view(np.uint32)[..., 0], unit
+
+
+def _are_normal(values: NDArray[np.float32]) -> bool:
+    """Whether sums of these numbers, and products of sums with others like them, are zero or normal in float32.
+
+    A sum is a multiple of the last place of the smallest of its terms.
+    """
+    sizes = np.abs(values)
+    return bool(((sizes == 0) | ((sizes > 2.0**-40) & (sizes < 2.0**50))).all())
 
 
 def _is_native(coding: Additive) -> bool:

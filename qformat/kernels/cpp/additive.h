@@ -24,6 +24,7 @@ struct Additive {
     const float* books_by_input;   // (books, width, 2^bits)
     const uint32_t* pairs_by_input;  // (books, segments · 4, 2^bits): inputs 2i and 2i + 1 of entries as integers of 16 bits
     float unit;                      // what 1 stands for there
+    bool normal;                     // weights are zero or normal numbers of float32, whatever the codes
     const float* scales;             // (panels · 64), zeros beyond the matrix; nullptr: 1
 
     size_t pairs() const { return groups * static_cast<size_t>(books); }
@@ -59,8 +60,8 @@ struct AdditiveKernels {
     // y (batch, rows) from the partial sums of `slices` slices of the inputs.
     void (*finish)(const Additive&, bool exact, int batch, size_t slices, const float* sums, float* y);
     void (*matvec_wide)(const Additive&, const float* x, size_t first, size_t last, float* y);
-    // rows [first, last)
-    void (*decode)(const Additive&, size_t first, size_t last, Value dtype, uint8_t* out);
+    // rows [first, last); stream: past the caches where that is possible
+    void (*decode)(const Additive&, size_t first, size_t last, Value dtype, bool stream, uint8_t* out);
 };
 
 const AdditiveKernels* additive_generic();

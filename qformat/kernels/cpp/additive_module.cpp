@@ -53,7 +53,7 @@ auto data_of(Matrix& m, const std::optional<Array>& array, size_t count, const c
 }
 
 void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int bits, int width, Floats books_by_entry,
-          std::optional<Floats> books_by_input, std::optional<Pairs> pairs_by_input, float unit,
+          std::optional<Floats> books_by_input, std::optional<Pairs> pairs_by_input, float unit, bool normal,
           std::optional<Floats> scales) {
     require(rows > 0 && groups > 0, "an empty matrix has no kernel");
     require(books >= 1 && books <= 64 && width >= 1 && width <= 4096, "books or width out of range");
@@ -68,7 +68,7 @@ void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int 
     v.books_by_input = data_of(*self, books_by_input, entries, "the books have another shape");
     v.pairs_by_input = data_of(*self, pairs_by_input, static_cast<size_t>(books) * v.segments() * (kSegment / 2) << bits,
                                "the books as integers have another shape");
-    v.unit = unit;
+    v.unit = unit, v.normal = normal;
     v.scales = data_of(*self, scales, v.panels() * kLanes, "the scales have another shape");
     require(bits == 16 || (v.books_by_input && v.pairs_by_input), "the books by input are missing");
     self->owners.push_back(nb::cast(codes));
@@ -136,6 +136,9 @@ void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Ou
         matvec_rows(kernels, m, exact, from + row * inputs, std::min<size_t>(kBatch, batch - row), to + row * m.rows);
 }
 
+// Bytes of a result that its reader still finds in the cache; longer ones are written past it.
+constexpr size_t kCached = size_t{16} << 20;
+
 void decode(const std::string& isa, const Matrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const AdditiveKernels& kernels = kernels_of(isa);
     const Additive& m = matrix.view;
@@ -145,11 +148,12 @@ void decode(const std::string& isa, const Matrix& matrix, size_t first, size_t l
     const size_t row = m.groups * static_cast<size_t>(m.width) * (kind == Value::float32 ? 4 : 2);
     require(out.size() == (last - first) * row, "out has another size");
     uint8_t* to = out.data();
+    const bool stream = out.size() > kCached;
     nb::gil_scoped_release release;
     const size_t top = first / kLanes, bottom = (last + kLanes - 1) / kLanes;
     pool::run(bottom - top, 1, [&](size_t begin, size_t end) {
         const size_t from = std::max(first, (top + begin) * kLanes), until = std::min(last, (top + end) * kLanes);
-        kernels.decode(m, from, until, kind, to + (from - first) * row);
+        kernels.decode(m, from, until, kind, stream, to + (from - first) * row);
     });
 }
 
@@ -158,7 +162,7 @@ void decode(const std::string& isa, const Matrix& matrix, size_t first, size_t l
 void bind_additive(nb::module_& m) {
     nb::class_<Matrix>(m, "Additive", "Additive codes in the panel layout: a view of an extent, checked against its length.")
         .def("__init__", &make, nb::arg("codes"), nb::arg("rows"), nb::arg("groups"), nb::arg("books"), nb::arg("bits"), nb::arg("width"),
-             nb::arg("books_by_entry"), nb::arg("books_by_input").none(), nb::arg("pairs_by_input").none(), nb::arg("unit"),
+             nb::arg("books_by_entry"), nb::arg("books_by_input").none(), nb::arg("pairs_by_input").none(), nb::arg("unit"), nb::arg("normal"),
              nb::arg("scales").none());
     m.def("matvec_additive", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("exact"), nb::arg("out"),
           "out (batch, rows) = x (batch, inputs) · matrixᵀ from tables of partial products, in bytes unless `exact`.");
