@@ -1,56 +1,23 @@
 // The Python face of additive codes: a view that is checked against the length of its extent, products, decoding.
 #include "additive.h"
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <vector>
-
+#include "binding.h"
 #include "pool.h"
-
-namespace nb = nanobind;
 
 namespace qformat {
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Pairs = nb::ndarray<const uint32_t, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
-
-const AdditiveKernels& kernels_of(const std::string& name) {
-    if (name == "generic") return *additive_generic();
-#if defined(QFORMAT_X86)
-    if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *additive_avx2();
-    if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) return *additive_avx512();
-#endif
-    throw std::invalid_argument("no such instruction set here: " + name);
+const AdditiveKernels& kernels_of(const std::string& isa) {
+    return kernels_for(isa, additive_generic, QFORMAT_IF_X86(additive_avx2), QFORMAT_IF_X86(additive_avx512));
 }
 
 // A matrix together with what keeps its memory alive.
 struct Matrix {
     Additive view{};
-    std::vector<nb::object> owners;
+    Owners owners;
 };
-
-template <class Array>
-auto data_of(Matrix& m, const std::optional<Array>& array, size_t count, const char* message) -> decltype(array->data()) {
-    if (!array) return nullptr;
-    require(array->size() == count, message);
-    m.owners.push_back(nb::cast(*array));
-    return array->data();
-}
 
 void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int bits, int width, Floats books_by_entry,
           std::optional<Floats> books_by_input, std::optional<Pairs> pairs_by_input, float unit, bool normal,
@@ -64,12 +31,12 @@ void make(Matrix* self, Bytes codes, size_t rows, size_t groups, int books, int 
     require(codes.size() / v.panel_bytes() >= v.panels(), "the panels are longer than their extent");
     const size_t entries = static_cast<size_t>(books) * static_cast<size_t>(width) << bits;
     v.codes = codes.data();
-    v.books_by_entry = data_of(*self, std::optional(books_by_entry), entries, "the books have another shape");
-    v.books_by_input = data_of(*self, books_by_input, entries, "the books have another shape");
-    v.pairs_by_input = data_of(*self, pairs_by_input, static_cast<size_t>(books) * v.segments() * (kSegment / 2) << bits,
+    v.books_by_entry = data_of(self->owners, std::optional(books_by_entry), entries, "the books have another shape");
+    v.books_by_input = data_of(self->owners, books_by_input, entries, "the books have another shape");
+    v.pairs_by_input = data_of(self->owners, pairs_by_input, static_cast<size_t>(books) * v.segments() * (kSegment / 2) << bits,
                                "the books as integers have another shape");
     v.unit = unit, v.normal = normal;
-    v.scales = data_of(*self, scales, v.panels() * kLanes, "the scales have another shape");
+    v.scales = data_of(self->owners, scales, v.panels() * kLanes, "the scales have another shape");
     require(bits == 16 || (v.books_by_input && v.pairs_by_input), "the books by input are missing");
     self->owners.push_back(nb::cast(codes));
 }
@@ -136,16 +103,12 @@ void matvec(const std::string& isa, const Matrix& matrix, Rows x, bool exact, Ou
         matvec_rows(kernels, m, exact, from + row * inputs, std::min<size_t>(kBatch, batch - row), to + row * m.rows);
 }
 
-// Bytes of a result that its reader still finds in the cache; longer ones are written past it.
-constexpr size_t kCached = size_t{16} << 20;
-
 void decode(const std::string& isa, const Matrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const AdditiveKernels& kernels = kernels_of(isa);
     const Additive& m = matrix.view;
-    const Value kind = static_cast<Value>(dtype);
-    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such output type");
+    const Value kind = float_type(dtype);
     require(first <= last && last <= m.rows, "rows out of range");
-    const size_t row = m.groups * static_cast<size_t>(m.width) * (kind == Value::float32 ? 4 : 2);
+    const size_t row = m.groups * static_cast<size_t>(m.width) * size_of(kind);
     require(out.size() == (last - first) * row, "out has another size");
     uint8_t* to = out.data();
     const bool stream = out.size() > kCached;

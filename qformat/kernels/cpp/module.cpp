@@ -1,21 +1,12 @@
 // The Python face of the kernels: views are checked against their geometry here once more, then no size is checked again.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
 #include "batch.h"
-#include "kernels.h"
+#include "binding.h"
 #include "pool.h"
 
-namespace nb = nanobind;
 using namespace qformat;
 
 namespace qformat {
@@ -24,25 +15,6 @@ void bind_plain_read(nb::module_& m);  // plain_read.cpp
 }
 
 namespace {
-
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using RowBytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using OutBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
-
-Value float_type(int number) {
-    const Value kind = static_cast<Value>(number);
-    require(kind == Value::float16 || kind == Value::bfloat16 || kind == Value::float32, "no such float type");
-    return kind;
-}
-
-size_t size_of(Value kind) { return kind == Value::float32 ? 4 : 2; }
 
 // Names of the instruction sets that this processor and operating system can run, as GCC's detection sees them.
 std::vector<std::string> cpu_features() {
@@ -67,14 +39,8 @@ std::vector<std::string> cpu_features() {
     return found;
 }
 
-// The table of an instruction set that Python has found to be available.
-const Kernels& kernels_of(const std::string& name) {
-    if (name == "generic") return *generic_kernels();
-#if defined(QFORMAT_X86)
-    if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *avx2_kernels();
-    if (name == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) return *avx512_kernels();
-#endif
-    throw std::invalid_argument("no such instruction set here: " + name);
+const Kernels& kernels_of(const std::string& isa) {
+    return kernels_for(isa, generic_kernels, QFORMAT_IF_X86(avx2_kernels), QFORMAT_IF_X86(avx512_kernels));
 }
 
 size_t columns(size_t inputs, int width) { return (inputs * static_cast<size_t>(width) + 31) / 32; }
@@ -97,18 +63,11 @@ size_t code_bytes(size_t inputs, int bits) {
 // A panel matrix together with what keeps its memory alive.
 struct PanelMatrix {
     Panels view{};
-    std::vector<nb::object> owners;
+    Owners owners;
 
     size_t panels() const { return (view.rows + kRows - 1) / kRows; }
     size_t groups() const { return (view.inputs + view.group - 1) / view.group; }
 };
-
-const float* floats_of(PanelMatrix& m, const std::optional<Floats>& array, size_t count, const char* message) {
-    if (!array) return nullptr;
-    require(array->size() == count, message);
-    m.owners.push_back(nb::cast(*array));
-    return array->data();
-}
 
 void make_panels(PanelMatrix* self, Bytes codes, size_t rows, size_t inputs, size_t group, int bits, int header_bytes, int zeros_at,
                  int scales, int zeros, int zero_bits, bool offsets, float bias, std::optional<Floats> scale_values,
@@ -126,9 +85,9 @@ void make_panels(PanelMatrix* self, Bytes codes, size_t rows, size_t inputs, siz
     require(codes.size() / v.panel_bytes >= self->panels(), "the panels are longer than their extent");
     v.codes = codes.data();
     const size_t lanes = self->panels() * self->groups() * kRows;
-    v.scale_values = floats_of(*self, scale_values, lanes, "external scales have another shape");
-    v.zero_values = floats_of(*self, zero_values, lanes, "external zeros have another shape");
-    v.table = floats_of(*self, table, size_t{1} << bits, "a table has 2^bits entries");
+    v.scale_values = data_of(self->owners, scale_values, lanes, "external scales have another shape");
+    v.zero_values = data_of(self->owners, zero_values, lanes, "external zeros have another shape");
+    v.table = data_of(self->owners, table, size_t{1} << bits, "a table has 2^bits entries");
     require((v.scales == Value::external) == (v.scale_values != nullptr), "external scales are missing");
     require((v.zeros == Value::external) == (v.zero_values != nullptr), "external zeros are missing");
     self->owners.push_back(nb::cast(codes));
@@ -230,9 +189,6 @@ void matvec(const std::string& isa, const PanelMatrix& matrix, RowBytes x, int d
     for (size_t row = 0; row < batch; row += 8)
         matvec_rows(kernels, m, use, from + row * row_bytes, kind, static_cast<int>(std::min<size_t>(8, batch - row)), to + row * m.rows);
 }
-
-// Bytes of a result that its reader still finds in the cache; longer ones are written past it.
-constexpr size_t kCached = size_t{16} << 20;
 
 void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
     const Kernels& kernels = kernels_of(isa);
