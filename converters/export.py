@@ -22,12 +22,11 @@ from qformat import dtypes
 from qformat.converters.budget import parse_size
 from qformat.converters.output import output_error, sync_directory
 from qformat.converters.sources.directory import ATTACHMENTS
-from qformat.converters.sources.safetensors import DTYPES
 from qformat.errors import OutputError, RecipeError
 
 SLAB = 2**21  # weights decoded at a time
 FLOAT_DTYPES = ("bfloat16", "float16", "float32")
-_NAMES = {ours: theirs for theirs, (ours, _) in DTYPES.items() if ours is not None}
+_NAMES = {ours: theirs for theirs, (ours, _) in dtypes.SAFETENSORS.items()}
 
 Progress = Callable[[int, str], None]
 

@@ -5,7 +5,6 @@ For a set of shards every shard has its own `.partial`; all are renamed at the e
 
 from __future__ import annotations
 
-import glob
 import os
 import queue
 import stat
@@ -261,18 +260,12 @@ class Output:
                     os.rename(partial, target)
             sync_directory(self.out.parent)
             if len(self.targets) > 1:
-                self._sweep()
                 container.write_manifest(self.out, self.targets, metadata, attachments)
                 sync_directory(self.out.parent)
             self.journal.remove()
             sync_directory(self.out.parent)
         except OSError as error:
             raise error if isinstance(error, QFormatError) else output_error(error, self.out) from error
-
-    def _sweep(self) -> None:
-        """Drop what a kill left of an earlier try at the manifest; the lock says that nobody else is writing it."""
-        for path in self.out.parent.glob(f".{glob.escape(self.out.name)}.*.partial"):
-            path.unlink()
 
     def stop(self) -> None:
         """Make what is finished durable; a disk that cannot has already said so."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from qformat.converters.sources.model import FileId, SourceTensor, open_regular
+from qformat.dtypes import SAFETENSORS, TABLE
 from qformat.errors import SourceError
 
 MAX_HEADER = 32 * 2**20
@@ -23,32 +24,6 @@ MAX_NAME = 512
 MAX_RANK = 8
 MAX_DIM = 2**40
 MAX_ELEMENTS = 2**48
-
-# name in the header → (our storage type, bits). None: a type that only packed or already quantized checkpoints use.
-DTYPES: dict[str, tuple[str | None, int]] = {
-    "BOOL": ("bool", 8),
-    "U8": ("uint8", 8),
-    "I8": ("int8", 8),
-    "I16": ("int16", 16),
-    "U16": ("uint16", 16),
-    "F16": ("float16", 16),
-    "BF16": ("bfloat16", 16),
-    "I32": ("int32", 32),
-    "U32": ("uint32", 32),
-    "F32": ("float32", 32),
-    "C64": ("complex64", 64),
-    "F64": ("float64", 64),
-    "I64": ("int64", 64),
-    "U64": ("uint64", 64),
-    "F8_E4M3": ("float8_e4m3fn", 8),
-    "F8_E5M2": ("float8_e5m2", 8),
-    "F8_E8M0": ("float8_e8m0fnu", 8),
-    "F8_E4M3FNUZ": (None, 8),
-    "F8_E5M2FNUZ": (None, 8),
-    "F6_E2M3": (None, 6),
-    "F6_E3M2": (None, 6),
-    "F4": (None, 4),
-}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -184,9 +159,11 @@ def _place(entries: dict[str, _Entry], file: FileId, start: int) -> dict[str, So
             return SourceError(message, file=file.path, tensor=name, offset=start + max(begin, 0), **facts)
 
         check_name(name, file.path)
-        if entry.dtype not in DTYPES:
+        if entry.dtype not in SAFETENSORS:
             raise bad("unknown dtype", field="dtype", found=entry.dtype)
-        dtype, bits = DTYPES[entry.dtype]
+        dtype, bits = SAFETENSORS[entry.dtype]
+        if dtype not in TABLE:  # only packed or already quantized checkpoints use it: the messages name it as they do
+            dtype = entry.dtype
         if begin != position or end < begin:
             what = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
             message = what if end >= begin else "ends before it begins"
@@ -198,7 +175,7 @@ def _place(entries: dict[str, _Entry], file: FileId, start: int) -> dict[str, So
         elements = check_shape(tuple(entry.shape), bad)
         if elements * bits != (end - begin) * 8:
             raise bad("shape and range disagree", field="data_offsets", expected=elements * bits / 8, found=end - begin)
-        tensors[name] = SourceTensor(name, dtype or entry.dtype, tuple(entry.shape), file, start + begin, end - begin)
+        tensors[name] = SourceTensor(name, dtype, tuple(entry.shape), file, start + begin, end - begin)
         position = end
     if start + position != file.size:
         raise SourceError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import glob
 import os
 import stat
 from collections.abc import Iterator
@@ -49,6 +51,19 @@ def _open_nameless(folder: Path) -> int | None:
         raise
 
 
+def _sweep(target: Path) -> None:
+    """Drop what a kill between link and rename left of earlier tries: whoever still writes one holds its lock."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.partial"):
+        with suppress(OSError):  # it has just been renamed, or another process holds it
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
 def _link(descriptor: int, name: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     source = f"/proc/self/fd/{descriptor}".encode()
@@ -84,6 +99,8 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
         raise OutputError(f"cannot be created: {error.strerror}", file=target) from error
     try:
         with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            _sweep(target)
             writer = Writer(file)
             yield writer
             if not writer.finished:

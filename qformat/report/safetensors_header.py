@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 
+from qformat.dtypes import SAFETENSORS
 from qformat.errors import InvalidFileError, LimitError
 from qformat.report.byte_source import ByteSource
 from qformat.report.overview import Overview, Row, Stored
@@ -19,33 +20,7 @@ MAX_DIM = 1 << 40
 MAX_RANK = 64
 FIRST_READ = 1 << 16  # enough for most headers, so that most need one read only
 
-# name in the header → the name of `qformat.dtypes`, bits
-DTYPES: dict[str, tuple[str, int]] = {
-    "BOOL": ("bool", 8),
-    "F4": ("float4_e2m1fn", 4),
-    "F6_E2M3": ("float6_e2m3fn", 6),
-    "F6_E3M2": ("float6_e3m2fn", 6),
-    "U8": ("uint8", 8),
-    "I8": ("int8", 8),
-    "F8_E5M2": ("float8_e5m2", 8),
-    "F8_E4M3": ("float8_e4m3fn", 8),
-    "F8_E8M0": ("float8_e8m0fnu", 8),
-    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
-    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
-    "I16": ("int16", 16),
-    "U16": ("uint16", 16),
-    "F16": ("float16", 16),
-    "BF16": ("bfloat16", 16),
-    "I32": ("int32", 32),
-    "U32": ("uint32", 32),
-    "F32": ("float32", 32),
-    "C64": ("complex64", 64),
-    "F64": ("float64", 64),
-    "I64": ("int64", 64),
-    "U64": ("uint64", 64),
-}
-
-STORED = {name: Stored(ours, ours, "dense", None, None, None, ours) for name, (ours, _) in DTYPES.items()}
+STORED = {name: Stored(ours, ours, "dense", None, None, None, ours) for name, (ours, _) in SAFETENSORS.items()}
 
 
 def looks_like_safetensors(source: ByteSource) -> bool:
@@ -113,13 +88,13 @@ def _parse(header: bytes, file: str, data_size: int) -> tuple[list[Row], dict[st
 
 
 def _row(name: str, dtype: str, shape: list[int], begin: int, end: int, file: str) -> Row:
-    if dtype not in DTYPES:
-        raise InvalidFileError("unknown dtype", file=file, tensor=name, expected=", ".join(DTYPES), found=dtype)
+    if dtype not in SAFETENSORS:
+        raise InvalidFileError("unknown dtype", file=file, tensor=name, expected=", ".join(SAFETENSORS), found=dtype)
     if len(shape) > MAX_RANK:
         raise LimitError("too many dimensions", file=file, tensor=name, field="shape", found=len(shape))
     if any(not 0 <= dim <= MAX_DIM for dim in shape):
         raise InvalidFileError("a dimension is out of range", file=file, tensor=name, field="shape", found=shape)
-    bits = DTYPES[dtype][1]
+    bits = SAFETENSORS[dtype][1]
     weights = math.prod(shape)
     n_bits = weights * bits
     if n_bits % 8 or not 0 <= begin <= end or end - begin != n_bits // 8:

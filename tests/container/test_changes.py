@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -154,6 +155,19 @@ def whole(path: Path) -> int:
         value = int(opened.metadata["writer"])
         assert (np.asarray(opened.read("w2")) == value).all()
         return value
+
+
+def test_what_a_kill_before_the_rename_left_is_dropped_unless_somebody_holds_it(tmp_path: Path) -> None:
+    dead, alive, other = (
+        tmp_path / f".{name}.partial" for name in ("x.qf." + "0" * 16, "x.qf." + "1" * 16, "x.qf.mine")
+    )
+    for path in (dead, alive, other):
+        path.write_bytes(b"part")
+    with alive.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with container.create(tmp_path / "x.qf") as writer:
+            writer.finish({})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, other.name, "x.qf"])
 
 
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:

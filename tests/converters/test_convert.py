@@ -166,6 +166,31 @@ def test_hub_ids_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert model.metadata["qformat.source.revision"] == commit
     with pytest.raises(SourceError, match="hub"):
         qformat.convert("org/absent", tmp_path / "y.qf")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "qformat.cli.main",
+        "convert",
+        "org/tiny@main",
+        str(tmp_path / "z.qf"),
+        "--method",
+        "rtn",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "z.qf").read_bytes() == (tmp_path / "x.qf").read_bytes()
+
+
+def test_an_unknown_tensor_of_three_dimensions_stays_dense_and_is_reported(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).standard_normal((3, 32, 64)).astype(np.float16)
+    name = "model.layers.0.mystery.weight"
+    qformat.convert(save(tmp_path / "x.safetensors", {name: cube}), tmp_path / "x.qf", method="rtn")
+    with qformat.open(tmp_path / "x.qf") as model:
+        assert model[name].method is None
+        assert np.array_equal(model[name].decode(dtype="float16"), cube)
+        reasons = model.metadata["qformat.coverage"]["dense"]["reasons"]
+        assert reasons == {"unknown 3-D tensor": ["model.layers.*.mystery.weight"]}
 
 
 def test_provenance(tmp_path: Path) -> None:
