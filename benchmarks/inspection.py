@@ -21,9 +21,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import blake3
 import numpy as np
 
 from qformat import container
+from qformat.container.sources import memory
 from qformat.report import numbers
 from qformat.report.layout import Column, Table
 from qformat.report.terminal import Printer
@@ -121,15 +123,45 @@ def read_plainly(path: Path, workers: int) -> Callable[[], object]:
     return once
 
 
+def hash_memory(size: int, threads: int) -> Callable[[], object]:
+    """BLAKE3 of zeros in memory, 16 MiB at a time."""
+    held, step = np.zeros(size, np.uint8), 16 << 20
+
+    def once() -> object:
+        digest = blake3.blake3(max_threads=threads)
+        for start in range(0, size, step):
+            digest.update(held[start : start + step])
+        return digest.digest()
+
+    return once
+
+
+def touch(pause: float) -> Callable[[], float]:
+    """Seconds to touch 32 MiB of new memory, `pause` seconds after the process has freed as much."""
+
+    def new() -> float:
+        room = memory(32 << 20)
+        start = time.perf_counter()
+        room[::4096] = 1
+        return time.perf_counter() - start
+
+    def once() -> float:
+        new()
+        time.sleep(pause)
+        return new()
+
+    return once
+
+
 def measure(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round, after one round that does not count."""
+    """Seconds of each piece of work in each round (its own, if it says so), after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, once in work.items():
             start = time.perf_counter()
-            once()
+            said = once()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(said if isinstance(said, float) else time.perf_counter() - start)
     return times
 
 
@@ -162,6 +194,10 @@ def main() -> int:
             "inspect --json, 10,000 tensors": run(cache, *cli, "--json", str(ten)),
             "open, 10,000 tensors": open_and_close(ten),
             "open, 100,000 tensors": open_and_close(hundred),
+            "touch 32 MiB, freed just before": touch(0),
+            "touch 32 MiB, freed 2 s before": touch(2),
+            "blake3 in memory, 1 thread": hash_memory(options.size // 4, 1),
+            f"blake3 in memory, {workers} threads": hash_memory(options.size // 4, workers),
             "plain read, 1 thread": read_plainly(large, 1),
             "verify, 1 thread": verify(large, 1),
             f"plain read, {workers} threads": read_plainly(large, workers),
@@ -182,9 +218,9 @@ def report(times: dict[str, list[float]], size: int, path: Path | None) -> None:
     )
     for name, seconds in times.items():
         middle = statistics.median(seconds)
-        large = name.startswith(("verify", "plain", "qformat"))
-        table.add(name, f"{middle * 1e3:.1f} ms", f"{min(seconds) * 1e3:.1f} ms",
-                  numbers.rate(size, middle) if large else "")  # fmt: skip
+        large = name.startswith(("verify", "plain", "qformat", "blake3"))
+        rate = numbers.rate(size // 4 if name.startswith("blake3") else size, middle) if large else ""
+        table.add(name, f"{middle * 1e3:.1f} ms", f"{min(seconds) * 1e3:.1f} ms", rate)
     printer = Printer()
     printer.lines(table.lines(printer.width))
     if path is not None:
