@@ -69,7 +69,7 @@ class LocalFile:
     def check(self) -> None:
         if self._fd < 0:
             raise ValueError("the file is closed")
-        if _signature(os.fstat(self._fd)) != self._signature:
+        if not _native.is_unchanged(self._fd, *self._signature):
             raise ChangedError("the file changed while it was open", file=self.path)
 
     def view(self, offset: int, length: int) -> Bytes:
@@ -120,7 +120,7 @@ def _map(descriptor: int, size: int) -> Bytes:
     return array
 
 
-def _signature(found: os.stat_result) -> tuple[int, ...]:
+def _signature(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

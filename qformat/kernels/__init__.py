@@ -6,8 +6,6 @@ the numpy decoder and a product of float32: the definition that the others are t
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,7 +53,7 @@ def active() -> str:
     Raises:
         KernelError: `QFORMAT_KERNEL` names no kernel, or one that this processor cannot run.
     """
-    forced = os.environ.get("QFORMAT_KERNEL")
+    forced = _native.environment("QFORMAT_KERNEL")
     if not forced:
         return _PREFERRED
     if forced not in _NEEDS:

@@ -9,6 +9,7 @@
 #include <nanobind/stl/pair.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -82,6 +83,14 @@ void unprotect(int number) {
     ranges[number].start.store(0, std::memory_order_release);
 }
 
+// Whether the file behind a descriptor still is what fstat said once. Called at every product: no tuple is made.
+bool is_unchanged(int descriptor, uint64_t device, uint64_t inode, int64_t size, int64_t modified_ns) {
+    struct stat found;
+    if (fstat(descriptor, &found) != 0) return false;
+    const int64_t modified = static_cast<int64_t>(found.st_mtim.tv_sec) * 1000000000 + found.st_mtim.tv_nsec;
+    return found.st_dev == device && found.st_ino == inode && found.st_size == size && modified == modified_ns;
+}
+
 using Starts = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 std::pair<int64_t, int64_t> check_names(const nb::bytes& pool, const Starts& starts, size_t restart) {
@@ -96,6 +105,8 @@ NB_MODULE(_native, m) {
     m.doc() = "Mappings that survive a file which shrinks under them; the names of an index.";
     m.def("check_names", &check_names, nb::arg("pool"), nb::arg("starts"), nb::arg("restart"),
           "(first name that is not printable ASCII, first that is not greater than the one before), -1 for none.");
+    m.def("is_unchanged", &is_unchanged, nb::arg("descriptor"), nb::arg("device"), nb::arg("inode"), nb::arg("size"),
+          nb::arg("modified_ns"), "Whether a descriptor's file has this device, inode, size and time of modification.");
     m.def("protect", &protect, nb::arg("start"), nb::arg("length"), "Register a mapping; returns its number, -1 if there is no room.");
     m.def("unprotect", &unprotect, nb::arg("number"), "Forget a mapping, before it is unmapped.");
 }

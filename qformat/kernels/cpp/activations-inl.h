@@ -35,25 +35,22 @@ template <class V>
 static inline auto fold_sum(V v) {
     return fold(v, [](V a, V b) { return a + b; });
 }
-static inline float fold_max(F32 v) {
-    return fold(v, [](F32 a, F32 b) { return a < b ? b : a; });
-}
 
 // Dynamic 8-bit activations, one scale a run: code = round(x · 127 / max|x|). Returns scale · Σ codes.
 static float quantize_run(const F32* x, int8_t* codes, float* scale, float* sum) {
-    F32 top = {}, finite = {};
+    I32 top = {};  // of the magnitudes' bits, which are in the order of the magnitudes, infinity and NaN above all
     for (int i = 0; i < 4; i++) {
-        const F32 size = x[i] < 0.0f ? -x[i] : x[i];
-        top = top < size ? size : top;
-        finite += x[i] * 0.0f;
+        const I32 magnitude = (I32)x[i] & 0x7FFFFFFF;
+        top = top < magnitude ? magnitude : top;
     }
-    if (fold_sum(finite) != 0.0f) {
-        // an infinity or a NaN among them: the result is NaN, as it is in floating point
+    const int bits = fold(top, [](I32 a, I32 b) { return a < b ? b : a; });
+    if (bits >= 0x7F800000) {  // an infinity or a NaN among them: the result is NaN, as it is in floating point
         __builtin_memset(codes, 0, kRun);
         *sum = 0;
         return *scale = __builtin_nanf("");
     }
-    const float largest = fold_max(top);
+    float largest;
+    __builtin_memcpy(&largest, &bits, 4);
     const F32 inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
     I32 total = {};
     for (int i = 0; i < 4; i++) {

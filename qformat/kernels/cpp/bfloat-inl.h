@@ -20,9 +20,10 @@ QF_BF16 static inline F32 dot(F32 acc, __m512i table, U32 dwords, int shift, U32
     return (F32)_mm512_dpbf16_ps((__m512)acc, (__m512bh)codes, (__m512bh)pair);
 }
 
-template <int W, int B>
-QF_BF16 static inline void plane(const uint8_t* p, const uint16_t* x, int columns, const __m512i* tables, F32* acc) {
-    for (int c = 0; c < columns; c++) {
+// acc += codes · x over the columns of one plane: COLUMNS of them, or, if that is 0, `columns`.
+template <int W, int B, int COLUMNS>
+QF_BF16 QF_INLINE void plane(const uint8_t* p, const uint16_t* x, int columns, const __m512i* tables, F32* acc) {
+    auto column = [&](int c) QF_BF16 __attribute__((always_inline)) {
         const U32 dwords = load_codes(p + 64 * c);
 #pragma GCC unroll 8
         for (int j = 0; j < 8 / W; j++) {
@@ -38,7 +39,34 @@ QF_BF16 static inline void plane(const uint8_t* p, const uint16_t* x, int column
                 }
             }
         }
+    };
+    if constexpr (COLUMNS > 0) {
+#pragma GCC unroll 16
+        for (int c = 0; c < COLUMNS; c++) column(c);
+    } else {
+        for (int c = 0; c < columns; c++) column(c);
     }
+}
+
+// One run of up to 64 inputs; FULL ones have 64, and for one row of x their loops are unrolled. Returns its end.
+template <int BITS, int B, bool FULL>
+QF_BF16 QF_INLINE const uint8_t* run_of(const uint8_t* p, const uint16_t* x, int inputs, const __m512i (*tables)[2], F32* acc) {
+    using P = panel::Planes<BITS>;
+    constexpr int unrolled = FULL && B == 1 ? 2 : 0;
+    int columns = FULL ? 2 * P::width[0] : panel::columns_of(inputs, P::width[0]);
+    plane<P::width[0], B, unrolled * P::width[0]>(p, x, columns, tables[0], acc);
+    p += 64 * columns;
+    if constexpr (P::count > 1) {
+        columns = FULL ? 2 * P::width[1] : panel::columns_of(inputs, P::width[1]);
+        plane<P::width[1], B, unrolled * P::width[1]>(p, x, columns, tables[1], acc);
+        p += 64 * columns;
+    }
+    if constexpr (P::count > 2) {
+        columns = FULL ? 2 * P::width[2] : panel::columns_of(inputs, P::width[2]);
+        plane<P::width[2], B, unrolled * P::width[2]>(p, x, columns, tables[2], acc);
+        p += 64 * columns;
+    }
+    return p;
 }
 
 template <int BITS, int B>
@@ -68,15 +96,7 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
             for (; left; run++) {
                 const int inputs = left < kRun ? (int)left : kRun;
                 const uint16_t* pairs = x.pairs + run * (size_t)(kRun * B);
-#pragma GCC unroll 3
-                for (int q = 0; q < Planes::count; q++) {
-                    const int width = Planes::width[q], columns = inputs == kRun ? 2 * width : panel::columns_of(inputs, width);
-                    if (width == 1) plane<1, B>(p, pairs, columns, tables[q], sum);
-                    if (width == 2) plane<2, B>(p, pairs, columns, tables[q], sum);
-                    if (width == 4) plane<4, B>(p, pairs, columns, tables[q], sum);
-                    if (width == 8) plane<8, B>(p, pairs, columns, tables[q], sum);
-                    p += 64 * columns;
-                }
+                p = inputs == kRun ? run_of<BITS, B, true>(p, pairs, kRun, tables, sum) : run_of<BITS, B, false>(p, pairs, inputs, tables, sum);
                 left -= (size_t)inputs;
             }
             for (int b = 0; b < B; b++) {

@@ -78,7 +78,7 @@ QF_INLINE void dot_plane(const uint8_t* p, const int8_t* x, int columns, int shi
 #pragma GCC unroll 8
             for (int b = 0; b < B; b++) {
                 I32& sum = acc[sums * b + (c * fields + j) % sums];
-                sum = dot4<TABLE ? 8 : W>(sum, codes, splat_dword(x + 64 * b + 4 * (c * fields + j)));
+                sum = dot4<TABLE ? 8 : W>(sum, codes, x + 64 * b + 4 * (c * fields + j));
             }
         }
     };

@@ -53,7 +53,8 @@ static inline __m256i dot4_half(__m256i acc, __m256i codes, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
 }
 template <int W>
-static inline I32 dot4(I32 acc, U32 codes, U32 x) {
+static inline I32 dot4(I32 acc, U32 codes, const int8_t* at) {
+    const U32 x = splat_dword(at);
     return join<I32>(dot4_half<W>(part_i(acc, 0), part_i(codes, 0), part_i(x, 0)),
                      dot4_half<W>(part_i(acc, 1), part_i(codes, 1), part_i(x, 1)));
 }

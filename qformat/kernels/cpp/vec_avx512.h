@@ -17,9 +17,12 @@ static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512
 
 // vpdpbusd takes bytes up to 255, so that fields may be multiplied where they lie.
 static constexpr bool kMaskInPlace = true;
+// acc += codes · the four bytes at `x`, in every lane. The broadcast is an operand: the compiler would make it an instruction.
 template <int W>
-static inline I32 dot4(I32 acc, U32 codes, U32 x) {
-    return (I32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)x);
+static inline I32 dot4(I32 acc, U32 codes, const int8_t* x) {
+    typedef uint32_t dword __attribute__((aligned(1), may_alias));
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*(const dword*)x));
+    return acc;
 }
 static inline I32 finish_dot8(I32 acc, I32) { return acc; }
 

@@ -14,7 +14,8 @@ static inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 // Whole integers: fields may be multiplied where they lie.
 static constexpr bool kMaskInPlace = true;
 template <int W>
-static inline I32 dot4(I32 acc, U32 codes, U32 x) {
+static inline I32 dot4(I32 acc, U32 codes, const int8_t* at) {
+    const U32 x = splat_dword(at);
     const U32 low = splat(0xFFu);
     for (int k = 0; k < 4; k++) acc += (I32)((codes >> (8 * k)) & low) * (((I32)(x << (24 - 8 * k))) >> 24);
     return acc;
