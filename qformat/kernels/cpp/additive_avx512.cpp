@@ -43,10 +43,12 @@ static inline void block_of_bytes4(const uint8_t* p, const uint8_t* table, int c
         look_up(0, evens), look_up(1, _mm512_srli_epi16(evens, 4));
         look_up(2, odds), look_up(3, _mm512_srli_epi16(odds, 4));
     };
+    const int whole = count / 4 * 4;
     int t = 0;
-    for (; t + 4 <= count; t += 4) {
-        ahead.due(2 * share);
-        four((__m512i)load_codes(p + 32 * t), (__m512i)load_codes(p + 32 * t + 64), _mm512_loadu_si512(table + 16 * t));
+    while (t < whole) {
+        ahead.due(8 * share);  // once for eight lines: it costs as much as a look-up
+        for (const int end = std::min(t + 16, whole); t < end; t += 4)
+            four((__m512i)load_codes(p + 32 * t), (__m512i)load_codes(p + 32 * t + 64), _mm512_loadu_si512(table + 16 * t));
     }
     if (t < count) {
         const __mmask16 first = (__mmask16)(0xFFFF >> 8 * (t + 2 > count)), second = (__mmask16)(t + 2 < count ? 0x00FF : 0);
