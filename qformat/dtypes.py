@@ -5,11 +5,12 @@ Names are numpy's (and ml_dtypes'), ids are promises: never reused, never change
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qformat.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class DType(NamedTuple):
@@ -75,6 +76,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """The little-endian numpy type called `name`; UnsupportedError when there is no such row."""
     if name not in TABLE:
         raise UnsupportedError("unknown dtype", field="dtype", expected=", ".join(TABLE), found=name)
+    import numpy as np  # the headers of other formats are shown without it
+
     if name in _FROM_ML_DTYPES:
         import ml_dtypes  # only files that hold these types pay for the import
 
