@@ -1,7 +1,7 @@
 """Tokens per second of a synthetic Llama of 1.24 billion parameters, through transformers and through llama.cpp.
 
     python benchmarks/end_to_end.py [--rounds 5] [--prompt 64] [--new 32] [--threads 2] [--layers 16] [--folder DIR]
-                                    [--prepare]
+                                    [--only GLOB ...] [--prepare]
 
 Ours at 4 bits (groups of 64 and 128; `exact` and `int8` activations), torch bfloat16, and llama.cpp's Q4_0 and Q4_K_M
 if llama-cpp-python and gguf are installed. The weights are random; all files come from one checkpoint, and the
@@ -13,6 +13,7 @@ and no more).
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import random
 import subprocess
@@ -97,7 +98,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[dict[st
     """Answers by subject: all subjects in every round, in an order that is drawn anew. The first round is not kept."""
     dice = random.Random(0)
     prompt = [dice.randrange(VOCABULARY) for _ in range(options.prompt)]
-    found = {name: (how, folder / file) for name, (how, file) in SUBJECTS.items() if (folder / file).exists()}
+    chosen = {name: SUBJECTS[name] for only in options.only for name in fnmatch.filter(SUBJECTS, only)}
+    found = {name: (how, folder / file) for name, (how, file) in chosen.items() if (folder / file).exists()}
     workers = {name: Worker(how, path, options.threads) for name, (how, path) in found.items()}
     answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", nargs="+", default=["*"], help="subjects, as globs: '*g64*' '*Q4_0'")
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
