@@ -20,6 +20,8 @@ _BITS = (4, 8, 16)
 # Books of integers, of which tables of bytes are made: their largest magnitude, and the inputs of a segment.
 _MOST, _SEGMENT = 8191, 8
 
+_LINE = 64
+
 
 def view(
     coding: Additive, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8], rows: range
@@ -34,7 +36,7 @@ def view(
     books = np.ascontiguousarray(whole(arrays["codebooks"]), dtype=np.float32).reshape(
         coding.books, 2**coding.bits, coding.in_group
     )
-    by_input = np.ascontiguousarray(books.swapaxes(1, 2)) if coding.bits <= 8 else None
+    by_input = books.swapaxes(1, 2) if coding.bits <= 8 else None
     pairs, unit = (None, 1.0) if by_input is None else _integers(by_input)
     scales = None
     if coding.scales is not None:
@@ -50,13 +52,22 @@ def view(
         books=coding.books,
         bits=coding.bits,
         width=coding.in_group,
-        books_by_entry=books,
-        books_by_input=by_input,
-        pairs_by_input=pairs,
+        books_by_entry=_aligned(books),
+        books_by_input=None if by_input is None else _aligned(by_input),
+        pairs_by_input=None if pairs is None else _aligned(pairs),
         unit=unit,
         normal=_are_normal(books) and (scales is None or _are_normal(scales)),
         scales=scales,
     )
+
+
+def _aligned(values: NDArray[Any]) -> NDArray[Any]:
+    """A copy that starts at a line of the cache: registers and entries of 32 bytes then lie in one line each."""
+    room = np.empty(values.nbytes + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def _integers(books: NDArray[np.float32]) -> tuple[NDArray[np.uint32], float]:
