@@ -21,6 +21,7 @@ from qformat.converters.roles import FLOATS, Role, execution_order, is_conv1d_mo
 from qformat.converters.sources import Source, SourceTensor
 from qformat.errors import CoverageError, RecipeError
 from qformat.linear import Scheme
+from qformat.text import fold_layers
 
 SLAB_WEIGHTS = 2**21  # weights in a slab: fixed, so that results depend on neither memory nor workers
 _CAN_BE_FORCED = ("output head", "embedding", "router", "small mixer", "a matrix", "unknown 3-D", "fused experts")
@@ -227,7 +228,7 @@ def coverage(items: tuple[Item, ...]) -> dict[str, Any]:
     reasons: dict[str, dict[str, None]] = {}
     for item in items:
         if item.action == "dense":
-            reasons.setdefault(item.reason, {})[fold(item.name)] = None
+            reasons.setdefault(item.reason, {})[fold_layers(item.name)] = None
     return {
         "quantized": {"tensors": len(quantized), "weights": sum(item.tensor.size for item in quantized)},
         "dense": {
@@ -236,11 +237,6 @@ def coverage(items: tuple[Item, ...]) -> dict[str, Any]:
             "reasons": {reason: list(names) for reason, names in sorted(reasons.items())},
         },
     }
-
-
-def fold(name: str) -> str:
-    """`model.layers.7.mlp` → `model.layers.*.mlp`."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def slab_bytes(item: Item) -> int:

@@ -25,3 +25,12 @@ def safe_text(text: object, limit: int | None = None) -> str:
     if limit is not None and len(shown) > limit:
         shown = shown[: max(limit - 1, 0)] + "…"
     return shown
+
+
+def fold_layers(name: str) -> str:
+    """A name without the numbers of layers.
+
+    >>> fold_layers("model.layers.7.mlp")
+    'model.layers.*.mlp'
+    """
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))

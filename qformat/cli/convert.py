@@ -102,13 +102,13 @@ def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
 
 def dense_lines(plan: Any, left_dense: Any) -> list[str]:
     """What was not quantized, by reason, names folded over layers."""
-    from qformat.converters.plan import fold
+    from qformat.text import fold_layers
 
     reasons: dict[str, dict[str, int]] = {}
     for item in plan.items:
         if item.action == "dense" or item.name in left_dense:
             names = reasons.setdefault(left_dense.get(item.name, item.reason), {})
-            names[fold(item.name)] = names.get(fold(item.name), 0) + 1
+            names[fold_layers(item.name)] = names.get(fold_layers(item.name), 0) + 1
     lines = []
     for reason, names in sorted(reasons.items()):
         shown = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in list(names.items())[:6])

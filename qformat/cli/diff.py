@@ -16,9 +16,10 @@ from qformat.report.terminal import Printer
 @click.option("--structure", is_flag=True, help="Names and shapes, metadata and carried files; decode no value.")
 @click.option("--tolerance", type=click.FloatRange(0), default=0.0, show_default=True,
               help="Relative difference of values up to which tensors count as equal.")  # fmt: skip
+@click.option("--tensors", is_flag=True, help="Every tensor on a line of its own: no layers folded.")
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the last line.")
-def command(a: str, b: str, structure: bool, tolerance: float, json_: bool, quiet: bool) -> int:
+def command(a: str, b: str, structure: bool, tolerance: float, tensors: bool, json_: bool, quiet: bool) -> int:
     """Compare A and B: which tensors each has, their shapes, then their values.
 
     A and B are .qf files or checkpoints (a directory, a safetensors file, a hub id). Relative differences are
@@ -38,5 +39,5 @@ def command(a: str, b: str, structure: bool, tolerance: float, json_: bool, quie
         if quiet:
             printer.line(comparison.summary(result, tolerance))
         else:
-            printer.lines(comparison.lines(result, printer.width, tolerance))
+            printer.lines(comparison.lines(result, printer.width, tolerance, tensors))
     return 1 if result.differs(tolerance) else 0

@@ -102,13 +102,13 @@ def _print(plan: Any, costs: dict[str, Any], tensors: bool) -> None:
 
 def _rows(plan: Any, tensors: bool) -> list[tuple[str, int, Any]]:
     """(name, how many, item): equal tensors of different layers folded into one row."""
-    from qformat.converters.plan import fold
+    from qformat.text import fold_layers
 
     if tensors:
         return [(item.name, 1, item) for item in plan.items]
     folded: dict[tuple[Any, ...], list[Any]] = {}
     for item in plan.items:
-        key = (fold(item.name), item.tensor.shape, _becomes(item), item.length, item.reason, item.rule)
+        key = (fold_layers(item.name), item.tensor.shape, _becomes(item), item.length, item.reason, item.rule)
         folded.setdefault(key, []).append(item)
     return [(key[0] if len(items) > 1 else items[0].name, len(items), items[0]) for key, items in folded.items()]
 

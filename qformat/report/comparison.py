@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from qformat.report import as_json, numbers
 from qformat.report.compare import Comparison, TensorDifference, beyond
 from qformat.report.layout import Column, Line, Table, clip, wrap
 from qformat.report.overview import Row
-from qformat.text import safe_text
+from qformat.text import fold_layers, safe_text
 
 _WORDS = {
     "only in A": "only in A",
@@ -21,15 +21,17 @@ _WORDS = {
 }
 
 
-def lines(result: Comparison, width: int | None, tolerance: float = 0.0) -> Iterator[Line]:
-    """What differs, tensor by tensor, then metadata and attachments, then the sum of it."""
+def lines(
+    result: Comparison, width: int | None, tolerance: float = 0.0, tensors: bool = False
+) -> Iterator[Line]:
+    """What differs, then metadata and attachments, then the sum of it; layers are folded unless `tensors`."""
     for letter, label in (("A", result.a), ("B", result.b)):
         text = safe_text(label)
         yield [(f"{letter}  ", "key"), (text if width is None else clip(text, max(width - 3, 1), "middle"), "title")]
     shown = [each for each in result.tensors if each.differs]
     if shown:
         yield []
-        yield from _table(shown, tolerance).lines(width)
+        yield from _table(shown, tolerance, tensors).lines(width)
     changes = {path: pair for key, (a, b) in result.metadata.items() for path, pair in _leaves(key, a, b)}
     yield from _changes("metadata", changes, width)
     sizes = {key: (_size(a), _size(b)) for key, (a, b) in result.attachments.items()}
@@ -39,7 +41,7 @@ def lines(result: Comparison, width: int | None, tolerance: float = 0.0) -> Iter
         yield [(part, "bad" if result.differs(tolerance) else "good")]
 
 
-def _table(shown: list[TensorDifference], tolerance: float) -> Table:
+def _table(shown: list[TensorDifference], tolerance: float, tensors: bool) -> Table:
     table = Table(
         [
             Column("tensor", elastic=True, least=20),
@@ -50,18 +52,27 @@ def _table(shown: list[TensorDifference], tolerance: float) -> Table:
             Column("", keep=5, style="bad"),
         ]
     )
+    alike: dict[tuple[object, ...], list[TensorDifference]] = {}
     for each in shown:
-        a, b, bad = each.a, each.b, "bad" if beyond(each, tolerance) else ""
         describe = _shape if each.kind == "shape" else _stored_as
+        pair = describe(each.a), describe(each.b)
+        key = (each.name if tensors else fold_layers(each.name), each.kind, beyond(each, tolerance), *pair)
+        alike.setdefault(key, []).append(each)
+    for (name, kind, bad, a, b), some in alike.items():
         table.add(
-            safe_text(each.name),
-            describe(a),
-            describe(b),
-            numbers.error(each.max_abs),
-            (numbers.error(each.relative), bad),
-            "" if each.kind == "stored" and describe(a) != describe(b) else _WORDS.get(each.kind, ""),
+            safe_text(some[0].name) if len(some) == 1 else f"{safe_text(str(name))} ({len(some)})",
+            str(a),
+            str(b),
+            numbers.error(_most(each.max_abs for each in some)),
+            (numbers.error(_most(each.relative for each in some)), "bad" if bad else ""),
+            "" if kind == "stored" and a != b else _WORDS.get(str(kind), ""),
         )
     return table
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    """The largest of what was measured; NaN beats all."""
+    return max((v for v in values if v is not None), key=lambda v: (v != v, v), default=None)
 
 
 def _shape(row: Row | None) -> str:

@@ -100,6 +100,18 @@ def test_zero_sized_and_scalar_tensors(tmp_path: Path) -> None:
     assert kinds(compare(a, b)) == {"empty": "same", "none": "same", "scalar": "values"}
 
 
+def test_layers_that_differ_alike_are_one_line(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    names = [f"layers.{layer}.up.weight" for layer in range(3)]
+    save_file({name: np.ones((4, 8), np.float32) for name in names}, a)
+    save_file({name: np.full((4, 8), 1 + 2.0**-layer, np.float32) for layer, name in enumerate(names)}, b)
+    found = [line.split() for line in call("diff", a, b).out.splitlines() if line.startswith("layers.")]
+    assert [line[:2] for line in found] == [["layers.*.up.weight", "(3)"]]
+    assert found[0][-2:] == ["1.00", "0.500"]
+    each = call("diff", "--tensors", a, b).out
+    assert all(name in each for name in names)
+
+
 def test_a_difference_from_zero_is_infinite(tmp_path: Path) -> None:
     a = write(tmp_path / "a.safetensors", {"x": np.ones(3, np.float32)})
     b = write(tmp_path / "b.safetensors", {"x": np.zeros(3, np.float32)})
