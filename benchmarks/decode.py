@@ -3,7 +3,8 @@
     python benchmarks/decode.py [--shape 4096x4096 …] [--rounds 4] [--mib 128] [--quick]
 
 The share is of a plain write in the same round, the better of regular and streaming stores. `Tensor.decode` gives an
-array on fresh pages, which the system has to clear first; "into memory" is what a layer does that decodes tile by tile.
+array on fresh pages, which the system has to clear first; "into memory" is `Tensor.decode(out=…)`, on pages that are
+there.
 """
 
 from __future__ import annotations

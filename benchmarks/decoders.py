@@ -11,9 +11,6 @@ import numpy as np
 from machine import Bytes
 from subjects import NF4, FromFile, Shape, Subject, additive, affine, copies
 
-from qformat import kernels
-from qformat.codings.panel import ROWS
-
 # Memory that is written in rotation: more than the caches hold.
 WRITTEN = 256 << 20
 
@@ -39,22 +36,14 @@ class Decode(FromFile, _Writes):
 
 
 class DecodeInto(FromFile, _Writes):
-    """The same weights into memory that is there, as a layer does that decodes tile by tile."""
+    """`Tensor.decode(out=…)`: into memory that is there, as a layer does that decodes tile by tile."""
 
     def __init__(self, name: str, shape: Shape, size: int) -> None:
         super().__init__(CODINGS[name], shape, size)
         self.nbytes, self.scratch = 2 * shape[0] * shape[1], machine.huge(WRITTEN)
         slots = self.scratch[: WRITTEN // self.nbytes * self.nbytes].reshape(-1, self.nbytes)
         outs: list[Any] = [slot.view(ml_dtypes.bfloat16).reshape(shape) for slot in slots]
-        panels, kernel = -(-shape[0] // ROWS), kernels.active()
-        if not self.tensors[0].product.decode_panels(0, panels, outs[0], kernel):
-            raise RuntimeError("not decoded by a native kernel")
-        self._use(
-            [
-                partial(t.product.decode_panels, 0, panels, outs[i % len(outs)], kernel)
-                for i, t in enumerate(self.tensors)
-            ]
-        )
+        self._use([partial(t.decode, "bfloat16", out=outs[i % len(outs)]) for i, t in enumerate(self.tensors)])
 
 
 class Gguf(_Writes):

@@ -62,8 +62,8 @@ def main() -> None:
             rounds.save(out, given.mib, [asdict(row) for row in found])
     try:
         print(plot(out, rounds.sides(given.shape[0])))
-    except ImportError:
-        print("no plot: matplotlib is not installed")
+    except (ImportError, ValueError) as error:
+        print(f"no plot: {error}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def plot(source: Path, shape: tuple[int, int], threads: int = 2) -> Path:
 
     Raises:
         ImportError: matplotlib is not installed.
+        ValueError: the file has nothing for this shape.
     """
     import matplotlib
 
@@ -66,6 +67,8 @@ def plot(source: Path, shape: tuple[int, int], threads: int = 2) -> Path:
     rows = rounds.load(source)
     sides = [(title, chosen(rows, shape, pages, threads)) for title, pages in KINDS.items()]
     most = max(len(found) for _, found in sides)
+    if not most:
+        raise ValueError(f"no rows of {shape[0]}x{shape[1]} on {threads} threads")
     figure, panels = pyplot.subplots(1, 2, figsize=(13, 0.26 * most + 1.6))
     for axes, (title, found) in zip(panels, sides, strict=True):
         draw(axes, title, found)
