@@ -168,9 +168,10 @@ def _rows(piece: str, shape: tuple[int, int], samples: list[tuple[str, int, int,
     for subject, threads, batch, sample in samples:
         if sample["state"] != "moved" and sample["others"] <= FOREIGN:
             found[subject, sample["pages"], threads, batch, sample["state"]].append(sample)
+    moved = sum(sample["state"] == "moved" for *_, sample in samples)
     lost = len(samples) - sum(map(len, found.values()))
     if lost:
-        print(f"{lost} of {len(samples)} samples left out: disturbed, or the host moved the cores")
+        print(f"{lost} of {len(samples)} samples left out: other processes ran, or the host moved the cores ({moved})")
     return [
         Row(
             piece,
