@@ -132,14 +132,15 @@ class QLinear(nn.Module):
 
     def _few(self, rows: torch.Tensor) -> torch.Tensor:
         """Few rows: the kernels read the codes in place, and x and y where torch has them."""
-        values = rows.detach().contiguous()
+        tensor, dtype = self.tensor, rows.dtype
+        values = (rows.detach() if rows.requires_grad else rows).contiguous()
         y = torch.empty(rows.shape[0], self.out_features)
-        stored, name = values.view(torch.uint8).numpy(), _KERNEL_DTYPES[rows.dtype]
-        if y.numel() and self.tensor.product.matvec_into(stored, name, self._mode, kernels.active(), y.numpy()):
-            self.tensor.guard()
+        stored, name = values.view(torch.uint8).numpy(), _KERNEL_DTYPES[dtype]
+        if y.numel() and tensor.product.matvec_into(stored, name, self._mode, kernels.active(), y.numpy()):
+            tensor.guard()
         else:
-            y = from_array(self.tensor.matvec(to_array(values), self._mode))
-        return y.to(rows.dtype)
+            y = from_array(tensor.matvec(to_array(values), self._mode))
+        return y if dtype is torch.float32 else y.to(dtype)
 
     def _many(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""

@@ -127,6 +127,29 @@ def test_stories_write_the_same(stories: Path) -> None:
         assert torch.equal(ours, reference.generate(ids, max_new_tokens=20, do_sample=False))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "mode", "bound"), [("float32", "exact", 1e-5), ("bfloat16", "exact", 0.03), ("float32", "int8", 0.03)]
+)
+def test_every_step_follows_the_decoded_weights(stories: Path, dtype: str, mode: Any, bound: float) -> None:
+    """Token by token with the cache, where one row of x goes through the kernels: relative error of all logits.
+
+    bfloat16 has eight bits of mantissa, and `int8` rounds each x to eight bits; five layers add up to a few of those.
+    """
+    loaded = load_model(stories, dtype=dtype, mode=mode)
+    dense = transformers.AutoModelForCausalLM.from_pretrained(STORIES, dtype="float32").eval()
+    reference = with_decoded_weights(dense, stories)
+    ids = load_tokenizer(stories)("Once upon a time there was a little girl", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = reference(ids).logits[0]
+        out, steps = None, []
+        for token in ids[0]:
+            past = None if out is None else out.past_key_values
+            out = loaded(input_ids=token.view(1, 1), past_key_values=past, use_cache=True)
+            steps.append(out.logits[0, -1].float())
+    errors = (torch.stack(steps) - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert float(errors.max()) < bound
+
+
 def test_tied_weights_are_one(tmp_path: Path) -> None:
     _, folder = saved(tmp_path / "source", "llama tied")
     qformat.convert(folder, tmp_path / "model.qf")
