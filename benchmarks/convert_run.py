@@ -52,6 +52,7 @@ def checkpoint(path: Path, layers: int) -> int:
         while left:
             start = 2 * int(rng.integers(0, 2**20))
             left -= stream.write(noise[start : start + left])
+        os.fsync(stream.fileno())  # or its pages are written while the first rounds run
     return end
 
 
