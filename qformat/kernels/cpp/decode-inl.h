@@ -88,10 +88,11 @@ static inline void put_run(const Line& line, int count, T* to) {
 
 template <int BITS, Value DTYPE, bool STREAM, bool NORMAL, class T>
 static inline void group(const Panels& m, const F32* starts, const panel::Header& h, const uint8_t* p, size_t rows, size_t inputs, T* out) {
-    float scale[kRows], shift[kRows];
+    float scale[kRows], minus[kRows], plus[kRows];
     store_float(scale, h.scale);
-    store_float(shift, h.shift);
-    auto row = [&](size_t r) { return Row{scale[r], m.offsets ? 0.0f : shift[r], m.offsets ? shift[r] : -0.0f}; };
+    store_float(minus, m.offsets ? F32{} : h.shift);
+    store_float(plus, m.offsets ? h.shift : splat(-0.0f));
+    auto row = [&](size_t r) { return Row{scale[r], minus[r], plus[r]}; };
     decltype(make_table<BITS, DTYPE, NORMAL>(row(0), starts)) tables[tabled<BITS, DTYPE> ? kRows : 1];
     if (tabled<BITS, DTYPE>)
         for (size_t r = 0; r < rows; r++) tables[r] = make_table<BITS, DTYPE, NORMAL>(row(r), starts);
@@ -100,14 +101,15 @@ static inline void group(const Panels& m, const F32* starts, const panel::Header
         const int here = inputs - start < kRun ? (int)(inputs - start) : kRun;
         run.load(p, here);
         p += panel::run_bytes<BITS>(here);
-        for (size_t r = 0; r < rows; r++) {
-            T* to = out + r * m.inputs + start;
+        T* to = out + start;
+        auto put_row = [&](int lane, int k) __attribute__((always_inline)) {
+            const size_t r = (size_t)(4 * lane + k);
             if constexpr (tabled<BITS, DTYPE>) {
-                put_run<STREAM>([&](int i) { return run.lookup(tables[r], r, i); }, here, to);
+                put_run<STREAM>([&](int i) { return run.lookup(tables[r], lane, k, i); }, here, to);
             } else {
                 const Row its = row(r);
-                auto value = [&](int quarter) {
-                    const U32 codes = run.codes(r, quarter);
+                auto value = [&](int i) {
+                    const U32 codes = run.codes(lane, k, i);
                     return finish(its, m.table ? gather(m.table, codes) : to_float(codes) - splat(m.bias));
                 };
                 if constexpr (DTYPE == Value::float32) {
@@ -116,7 +118,15 @@ static inline void group(const Panels& m, const F32* starts, const panel::Header
                     put_run<STREAM>([&](int i) { return to_words<DTYPE, NORMAL>(value(2 * i), value(2 * i + 1)); }, here, to);
                 }
             }
+            to += m.inputs;
+        };
+        // the rows of a lane are unrolled: what they take is constant but for the lane
+        int lane = 0;
+        for (; 4 * (size_t)lane + 4 <= rows; lane++) {
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) put_row(lane, k);
         }
+        for (int k = 0; 4 * (size_t)lane + (size_t)k < rows; k++) put_row(lane, k);
     }
 }
 

@@ -21,14 +21,14 @@ struct Run {
         transpose(rows);
     }
 
-    const uint8_t* bytes(size_t r) const { return (const uint8_t*)&rows[r]; }
+    const uint8_t* bytes(int lane, int k) const { return (const uint8_t*)&rows[4 * lane + k]; }
 
-    // What row r has in a table for inputs 32·half …, or 16·quarter …
-    H32 lookup(const WordTable& table, size_t r, int half) const { return lookup_words<BITS>(table, bytes(r) + 32 * half); }
-    F32 lookup(const F32& table, size_t r, int quarter) const { return lut16(table, codes(r, quarter)); }
+    // What row 4·lane + k has in a table for inputs 32·part …, or 16·part …
+    H32 lookup(const WordTable& table, int lane, int k, int part) const { return lookup_words<BITS>(table, bytes(lane, k) + 32 * part); }
+    F32 lookup(const F32& table, int lane, int k, int part) const { return lut16(table, codes(lane, k, part)); }
 
-    // The codes of row r for inputs 16·quarter …
-    U32 codes(size_t r, int quarter) const { return widen(bytes(r) + 16 * quarter); }
+    // Its codes for inputs 16·part …
+    U32 codes(int lane, int k, int part) const { return widen(bytes(lane, k) + 16 * part); }
 };
 
 }  // namespace decode

@@ -46,13 +46,13 @@ struct PlaneRows {
         }
     }
 
-    // COUNT codes of row r from input COUNT·part on, each in the low bits of an element; what is above them is not zero.
+    // COUNT codes of row 4·lane + k from input COUNT·part on, each in the low bits of an element; what is above is not zero.
     template <int AT, int COUNT>
-    __m512i take(size_t r, int part) const {
+    __m512i take(int lane, int k, int part) const {
         using Its = Picks<W, AT, COUNT>;
         static constexpr Its picks[2] = {Its(0), Its(COUNT % Its::per_column)};
-        const int column = COUNT * part * W / 32, k = (int)(r % 4), lane = 4 * (int)(r / 4);
-        const int from = W == 1 ? k / 2 : column / 4 * 4 + k, base = lane + (W == 1 ? 2 * (k % 2) + column : column % 4);
+        const int column = COUNT * part * W / 32;
+        const int from = W == 1 ? k / 2 : column / 4 * 4 + k, base = 4 * lane + (W == 1 ? 2 * (k % 2) + column : column % 4);
         const Its& its = picks[part % 2];
         const __m512i dwords = _mm512_add_epi32(_mm512_load_si512(its.dwords), _mm512_set1_epi32(base));
         return _mm512_multishift_epi64_epi8(_mm512_load_si512(its.bits), _mm512_permutexvar_epi32(dwords, columns[from]));
@@ -74,29 +74,29 @@ struct Run {
     }
 
     template <int COUNT>
-    __m512i take(size_t r, int part) const {
+    __m512i take(int lane, int k, int part) const {
         constexpr int at2 = Planes::width[0], at3 = at2 + Planes::width[1];
-        __m512i codes = first.template take<0, COUNT>(r, part);
+        __m512i codes = first.template take<0, COUNT>(lane, k, part);
         // bits below `at` from what is there, the others from the next plane
         if (Planes::count > 1)
-            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at2) - 1)), codes, second.template take<at2, COUNT>(r, part), 0xCA);
+            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at2) - 1)), codes, second.template take<at2, COUNT>(lane, k, part), 0xCA);
         if (Planes::count > 2)
-            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at3) - 1)), codes, third.template take<at3, COUNT>(r, part), 0xCA);
+            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at3) - 1)), codes, third.template take<at3, COUNT>(lane, k, part), 0xCA);
         return codes;
     }
 
-    // What row r has in a table for inputs 32·half …, or 16·quarter …; its entries repeat with the period of a code.
-    H32 lookup(const WordTable& table, size_t r, int half) const {
-        return (H32)_mm512_permutexvar_epi16(take<32>(r, half), (__m512i)table);
+    // What row 4·lane + k has in a table for inputs 32·part …, or 16·part …; entries repeat with the period of a code.
+    H32 lookup(const WordTable& table, int lane, int k, int part) const {
+        return (H32)_mm512_permutexvar_epi16(take<32>(lane, k, part), (__m512i)table);
     }
-    F32 lookup(const F32& table, size_t r, int quarter) const { return lut16(table, (U32)take<16>(r, quarter)); }
+    F32 lookup(const F32& table, int lane, int k, int part) const { return lut16(table, (U32)take<16>(lane, k, part)); }
 
-    // The codes of row r for inputs 16·quarter …
-    U32 codes(size_t r, int quarter) const {
-        if (BITS < 8) return (U32)_mm512_and_si512(take<16>(r, quarter), _mm512_set1_epi32((1 << BITS) - 1));
+    // Its codes for inputs 16·part …
+    U32 codes(int lane, int k, int part) const {
+        if (BITS < 8) return (U32)_mm512_and_si512(take<16>(lane, k, part), _mm512_set1_epi32((1 << BITS) - 1));
         const __m512i bytes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const __m512i lane = _mm512_add_epi32(bytes, _mm512_set1_epi32(16 * (int)(r / 4)));
-        return (U32)_mm512_maskz_permutexvar_epi8(0x1111111111111111, lane, first.columns[4 * quarter + (int)(r % 4)]);
+        const __m512i from = _mm512_add_epi32(bytes, _mm512_set1_epi32(16 * lane));
+        return (U32)_mm512_maskz_permutexvar_epi8(0x1111111111111111, from, first.columns[4 * part + k]);
     }
 };
 
