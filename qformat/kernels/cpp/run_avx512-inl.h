@@ -75,13 +75,17 @@ struct Run {
 
     template <int COUNT>
     __m512i take(int lane, int k, int part) const {
-        constexpr int at2 = Planes::width[0], at3 = at2 + Planes::width[1];
+        [[maybe_unused]] constexpr int at2 = Planes::width[0], at3 = at2 + Planes::width[1];
         __m512i codes = first.template take<0, COUNT>(lane, k, part);
         // bits below `at` from what is there, the others from the next plane
-        if (Planes::count > 1)
-            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at2) - 1)), codes, second.template take<at2, COUNT>(lane, k, part), 0xCA);
-        if (Planes::count > 2)
-            codes = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001 * ((1 << at3) - 1)), codes, third.template take<at3, COUNT>(lane, k, part), 0xCA);
+        if constexpr (Planes::count > 1) {
+            const __m512i next = second.template take<at2, COUNT>(lane, k, part), below = _mm512_set1_epi32(0x10001 * ((1 << at2) - 1));
+            codes = _mm512_ternarylogic_epi32(below, codes, next, 0xCA);
+        }
+        if constexpr (Planes::count > 2) {
+            const __m512i next = third.template take<at3, COUNT>(lane, k, part), below = _mm512_set1_epi32(0x10001 * ((1 << at3) - 1));
+            codes = _mm512_ternarylogic_epi32(below, codes, next, 0xCA);
+        }
         return codes;
     }
 
