@@ -48,8 +48,9 @@ def share(row: Row) -> str:
 
 
 def speed(row: Row) -> str:
-    """Three digits of G weights/s."""
-    return f"{row.weights_per_second / 1e9:.3g}"
+    """G weights/s."""
+    giga = row.weights_per_second / 1e9
+    return f"{giga:.1f}" if giga >= 10 else f"{giga:.2f}"
 
 
 def products(rows: list[Row]) -> str:
