@@ -122,7 +122,7 @@ static inline U32 pack_halves(I32 first, I32 second) {
 
 // What tables are made of: x as pairs of integers of 16 bits, and what 1 stands for in a sum of products.
 struct Inputs {
-    alignas(64) uint32_t pairs[128 * 4 + 4096];  // of a block: (groups, segments · 4)
+    alignas(64) uint32_t pairs[4 * kSegments];  // of a block: (groups, segments · 4)
     float unit;
     int shift;  // sums of eight inputs lose so many bits before they are added
 

@@ -13,6 +13,7 @@ namespace qformat {
 constexpr int kLanes = 64;   // rows of a panel of additive codes
 constexpr int kBatch = 8;    // rows of x that share a pass over the codes, at most
 constexpr int kSegment = 8;  // inputs whose products are summed as integers
+constexpr size_t kSegments = 1024;  // of a block, at most
 
 // A matrix of additive codes in the panel layout; entries are one row high.
 struct Additive {
@@ -33,8 +34,11 @@ struct Additive {
     size_t panel_bytes() const { return pairs() * code_bytes(); }
     size_t panels() const { return (rows + kLanes - 1) / kLanes; }
     size_t segments() const { return (static_cast<size_t>(width) + kSegment - 1) / kSegment; }
-    // Groups whose tables share a scale and fit the first-level cache together: at most 64 tables of 256 entries, 128 of 16.
-    size_t block() const { return std::max<size_t>(1, (bits == 8 ? 64 : 128) / static_cast<size_t>(books)); }
+    // Groups whose tables share a scale and fit the first-level cache together: at most 64 tables of 256 entries, 128 of 16,
+    // and kSegments segments of inputs.
+    size_t block() const {
+        return std::max<size_t>(1, std::min((bits == 8 ? 64 : 128) / static_cast<size_t>(books), kSegments / segments()));
+    }
     size_t blocks() const { return (groups + block() - 1) / block(); }
     size_t tables(size_t at) const { return (std::min((at + 1) * block(), groups) - at * block()) * static_cast<size_t>(books); }
     // Blocks whose tables are made before any of them is looked up: those of 16 entries are small, and the longer a panel is read
