@@ -1,6 +1,6 @@
 # make demo       the main job on a small trained model, end to end
 # make test       the tests (about ten minutes on two cores, most of it the first set-up)
-# make sanitize   the native modules' tests with AddressSanitizer and UndefinedBehaviorSanitizer
+# make sanitize   the native modules' tests with AddressSanitizer and UndefinedBehaviorSanitizer; SANITIZED=tests/… for some
 # make test-full  also the long ones: thousands of kills, every flip of a file, 10 GB conversions, sanitizers
 # make bench      speed beside the peers, about twenty minutes (python benchmarks/run.py all --quick: two)
 # make lint       ruff, mypy
@@ -27,7 +27,7 @@ test-full: $(VENV)/built sanitize
 sanitize: $(VENV)/built
 	$(BIN)/cmake -G Ninja -S qformat/kernels/cpp -B build/sanitized -DQFORMAT_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 	$(BIN)/ninja -C build/sanitized
-	HYPOTHESIS_PROFILE=ci $(BIN)/python tests/sanitized.py build/sanitized
+	HYPOTHESIS_PROFILE=ci $(BIN)/python tests/sanitized.py build/sanitized $(SANITIZED)
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py

@@ -45,16 +45,11 @@ def magnitudes(coded: Coded, weight: np.ndarray) -> np.ndarray:
     """|ŵ| and what is added to and taken from it on the way: |scale·(code − zero)| or |offset| at both ends."""
     if isinstance(coded.coding, Lookup):
         return np.abs(weight)
+    codes = coded.arrays["codes"]
+    ends = np.iinfo(codes.dtype).min >> (8 - coded.coding.bits), np.iinfo(codes.dtype).max >> (8 - coded.coding.bits)
     edges = [
-        np.abs(
-            codings.decode(
-                coded.coding, coded.shape, {**coded.arrays, "codes": np.full_like(coded.arrays["codes"], code)}
-            )
-        )
-        for code in (
-            coded.arrays["codes"].dtype.type(0),
-            np.iinfo(coded.arrays["codes"].dtype).min // 2 ** (8 - coded.coding.bits),
-        )
+        np.abs(codings.decode(coded.coding, coded.shape, {**coded.arrays, "codes": np.full_like(codes, end)}))
+        for end in ends
     ]
     return (np.abs(weight) + 2 * edges[0] + 2 * edges[1]).astype(np.float64)
 
