@@ -289,10 +289,6 @@ class Tensor:
         with self._named():
             return self._model.extent(self._stored.name)
 
-    def prefetch(self) -> None:
-        """Ask the system to read the extent from the disk soon, without waiting: for the layer after this one."""
-        self._model.container.prefetch(self._stored.name)
-
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Role → array, plain row-major whatever the layout, nested roles dotted; views where that is possible."""
         with self._named():

@@ -63,10 +63,3 @@ def test_residency_travels_with_a_pickle(path: Path) -> None:
 def test_an_unknown_residency_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="residency is 'ram', expected one of mmap, hugepages"):
         qformat.open(path, residency="ram")  # type: ignore[arg-type]
-
-
-def test_prefetching_changes_nothing(path: Path) -> None:
-    with qformat.open(path) as model:
-        for name in model:
-            model[name].prefetch()
-        qformat.verify(path)

@@ -64,12 +64,6 @@ class Part:
         whole = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
         return whole[start - low * CHUNK : stop - low * CHUNK]
 
-    def stored_range(self, row: int) -> tuple[int, int]:
-        """Where an extent lies in the file, and its length there, compressed as it may be."""
-        r = self.index.records[row]
-        first = int(r["first_chunk"])
-        return int(r["offset"]), int(self.index.chunks["stored"][first : first + int(r["chunks"])].sum(dtype=np.uint64))
-
     def _check(self, row: int, chunk: int, stored: Bytes) -> None:
         if self.touched[chunk]:
             return

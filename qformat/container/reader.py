@@ -167,16 +167,6 @@ class Container(Mapping[str, Record]):
             error.file, error.tensor = error.file or part.source.path, error.tensor or name
             raise
 
-    def prefetch(self, name: str) -> None:
-        """Ask the system to read a tensor's extent from the disk soon, without waiting.
-
-        Raises:
-            KeyError: no such tensor.
-        """
-        number, row = self._locate(name)
-        part = self.parts[number]
-        part.source.prefetch(*part.stored_range(row))
-
     def guard(self) -> None:
         """ChangedError if a file of this container is no longer what was opened."""
         for part in self.parts:

@@ -34,9 +34,6 @@ class ByteSource(Protocol):
     def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
         """Bytes copied out: never a fault, whatever happens to the file meanwhile. `into` may be where they go."""
 
-    def prefetch(self, offset: int, length: int) -> None:
-        """These bytes will be wanted soon: whoever can reads them from the disk meanwhile."""
-
     def check(self) -> None:
         """ChangedError if the file is not the one that was opened, as it was."""
 
@@ -87,11 +84,6 @@ class LocalFile:
                 raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + done)
             done += count
         return out
-
-    def prefetch(self, offset: int, length: int) -> None:
-        if self._fd < 0:
-            raise ValueError("the file is closed")
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -150,9 +142,6 @@ class RemoteFile:
         if len(raw) != length:
             raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + len(raw))
         return np.frombuffer(raw, np.uint8)
-
-    def prefetch(self, offset: int, length: int) -> None:
-        return None  # nothing is kept here that a range could be read into
 
     def check(self) -> None:
         return None  # every range is checked against its hash
