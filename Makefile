@@ -1,6 +1,7 @@
 # make demo       the main job on a small trained model, end to end
 # make test       the tests (about ten minutes on two cores, most of it the first set-up)
-# make sanitize   the native modules' tests with AddressSanitizer and UndefinedBehaviorSanitizer; SANITIZED=tests/… for some
+# make sanitize   the native modules' tests with AddressSanitizer and UndefinedBehaviorSanitizer (all, or SANITIZED_MODULES
+#                 and SANITIZED_TESTS)
 # make test-full  also the long ones: thousands of kills, every flip of a file, 10 GB conversions, sanitizers
 # make bench      speed beside the peers, about twenty minutes (python benchmarks/run.py all --quick: two)
 # make lint       ruff, mypy
@@ -26,8 +27,8 @@ test-full: $(VENV)/built sanitize
 
 sanitize: $(VENV)/built
 	$(BIN)/cmake -G Ninja -S qformat/kernels/cpp -B build/sanitized -DQFORMAT_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
-	$(BIN)/ninja -C build/sanitized
-	HYPOTHESIS_PROFILE=ci $(BIN)/python tests/sanitized.py build/sanitized $(SANITIZED)
+	$(BIN)/ninja -C build/sanitized $(SANITIZED_MODULES)
+	HYPOTHESIS_PROFILE=ci $(BIN)/python tests/sanitized.py build/sanitized $(SANITIZED_TESTS)
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py

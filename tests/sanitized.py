@@ -3,7 +3,7 @@
     python tests/sanitized.py build/sanitized [pytest arguments]
 
 runs them in an interpreter that has the sanitizers' runtime loaded; there this file is a pytest plugin that gives the
-package the modules of that build instead of the installed ones.
+package the modules of that build instead of the installed ones; what was not built stays as it is installed.
 """
 
 from __future__ import annotations
@@ -36,12 +36,17 @@ class Sanitized:
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in MODULES:
             return None
-        (file,) = (self.build / MODULES[name]).glob("_native*.so")
-        return importlib.util.spec_from_file_location(name, file)
+        found = list((self.build / MODULES[name]).glob("_native*.so"))
+        return importlib.util.spec_from_file_location(name, found[0]) if found else None
 
 
 def main() -> int:
     build = Path(sys.argv[1]).resolve()
+    built = [name for name, folder in MODULES.items() if list((build / folder).glob("_native*.so"))]
+    if not built:
+        print(f"{build}: no module was built there", file=sys.stderr)
+        return 2
+    print("with sanitizers:", ", ".join(built), flush=True)
     # libstdc++ too: the runtime looks for its __cxa_throw when the interpreter starts, and Python is a C program.
     runtime = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
