@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qformat import linear
-from qformat.converters.methods import METHODS, Method, fused, native, set_threads, to_float32
+from qformat.converters.methods import METHODS, Method, fused, native, to_float32
 from qformat.converters.methods.base import largest_loop
 from qformat.converters.methods.floats import largest_bits
 from qformat.converters.methods.packing import pack
@@ -52,16 +52,6 @@ class Result:
     state: dict[str, Any] | None = None
     problem: str | None = None
     nonfinite: tuple[int, int] = (0, 0)  # NaN, infinite
-
-
-def start_worker() -> None:
-    """Initializer of a worker: the slabs are the parallelism, a native loop uses one thread; Ctrl-C is the parent's."""
-    import signal
-    import threading
-
-    set_threads(1)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run(job: Job) -> Result:

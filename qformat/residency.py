@@ -7,6 +7,7 @@ at its first use into memory of this process that has pages of 2 MiB.
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ class HugePages:
         self._container = container
         self._copies: dict[str, NDArray[np.uint8]] = {}
         self._free = np.zeros(0, np.uint8)
+        self._lock = Lock()
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor's extent, read-only.
@@ -38,14 +40,15 @@ class HugePages:
         Raises:
             KeyError, IntegrityError, ChangedError: as `Container.read`.
         """
-        copy = self._copies.get(name)
-        if copy is None:
-            stored = self._container.read(name)
-            copy = self._place(len(stored))
-            copy[:] = stored
-            copy.flags.writeable = False
-            self._copies[name] = copy
-        return copy
+        with self._lock:  # two threads must not be given the same place
+            copy = self._copies.get(name)
+            if copy is None:
+                stored = self._container.read(name)
+                copy = self._place(len(stored))
+                copy[:] = stored
+                copy.flags.writeable = False
+                self._copies[name] = copy
+            return copy
 
     def _place(self, length: int) -> NDArray[np.uint8]:
         if length > len(self._free):

@@ -233,10 +233,6 @@ class Tensor:
         """Whether rows can be decoded without the others."""
         return not linear.mixes_rows(self.scheme)
 
-    def sibling(self, name: str) -> Tensor:
-        """Another tensor of the same file."""
-        return self._model[name]
-
     @property
     def parameters(self) -> tuple[int, ...]:
         """The numbers of the record that depend on the data."""

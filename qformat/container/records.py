@@ -142,11 +142,6 @@ def extent_offset(end: int, length: int) -> int:
     return align(end, PAGE if length >= LARGE else ALIGNMENT)
 
 
-def chunk_count(length: int) -> int:
-    """Chunks of an extent of `length` logical bytes."""
-    return -(-length // CHUNK)
-
-
 def sections(records: int, chunks: int, names: int, json: int) -> list[int]:
     """Where the four tables of an index begin, and its length: each follows the one before at a multiple of 64."""
     starts = [INDEX.itemsize]

@@ -48,11 +48,6 @@ class Product:
         self._bare = not (scheme.transforms or scheme.output_transforms or scheme.corrections or self._threshold)
         self._widths = [size[1] for size in linear.transform_sizes(scheme, shape, parameters)]
 
-    @property
-    def is_native(self) -> bool:
-        """Whether the coded matrix is read in place by a native kernel."""
-        return self.operand.native is not None
-
     def takes_batches(self, dtype: str, kernel: str) -> bool:
         """Whether `exact` products with many rows of x read the codes once for all of them, not for every eight."""
         native = isinstance(self.operand.native, operand.Panels) and not self.scheme.transforms

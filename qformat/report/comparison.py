@@ -21,9 +21,7 @@ _WORDS = {
 }
 
 
-def lines(
-    result: Comparison, width: int | None, tolerance: float = 0.0, tensors: bool = False
-) -> Iterator[Line]:
+def lines(result: Comparison, width: int | None, tolerance: float = 0.0, tensors: bool = False) -> Iterator[Line]:
     """What differs, then metadata and attachments, then the sum of it; layers are folded unless `tensors`."""
     for letter, label in (("A", result.a), ("B", result.b)):
         text = safe_text(label)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qformat import codings, kernels
+from qformat import codings
 from qformat.codings.grammar import Additive, Dense
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
 from qformat.kernels import _native
 from qformat.kernels.operand import decode_into, decode_rows
-from tests.kernels.test_operand import NATIVE, inputs, prepared
+from tests.kernels.test_operand import NATIVE, inputs, prepared, same_on_any_threads
 from tests.strategies import FLOATS, Coded, arrays_for
 
 # `exact`: |y − y64| ≤ C·√terms·2⁻²⁴·Σ|scale·entry·x|, where every entry of the sum of books counts by itself.
@@ -167,16 +167,7 @@ def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut:
 
 @given(coded=matrices((4, 8, 16)), seed=st.integers(0, 99))
 def test_results_do_not_depend_on_the_number_of_threads(coded: Coded, seed: int) -> None:
-    operand, x = prepared(coded), inputs(coded, 2, seed)
-    before = kernels.get_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            kernels.set_threads(count)
-            results.append([operand.matvec(x, mode, kernels.active()) for mode in ("exact", "int8")])
-    finally:
-        kernels.set_threads(before)
-    assert all(np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    assert same_on_any_threads(prepared(coded), inputs(coded, 2, seed))
 
 
 @pytest.mark.parametrize("kernel", NATIVE)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qformat import codings
 from qformat.codings.grammar import Additive, Block, Coding, Dense, Flat
-from qformat.dtypes import numpy_dtype
-from tests.kernels.triton.test_panels import DEVICE, C, on_device, to_numpy
+from tests.kernels.triton.test_panels import check_decoding, check_products, on_device
 from tests.strategies import FLOATS, Coded, arrays_for
 
 FEW = settings(max_examples=15)
@@ -44,24 +42,13 @@ def magnitude(coded: Coded) -> np.ndarray:
 @FEW
 @given(coded=additives(), batch=st.integers(1, 8), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
 def test_products_are_within_their_bound(coded: Coded, batch: int, dtype: str, seed: int) -> None:
-    weight = codings.decode(coded.coding, coded.shape, coded.arrays).astype(np.float64)
-    operand = on_device(coded)
-    assert operand is not None
-    x = torch.randn(batch, coded.shape[1], generator=torch.Generator().manual_seed(seed)).to(getattr(torch, dtype))
-    y = operand.matvec(x.to(DEVICE))
-    exact = x.double().numpy()
-    bound = C * np.sqrt(coded.shape[1]) * 2.0**-24 * (np.abs(exact) @ magnitude(coded).T) + 1e-30
-    assert (np.abs(to_numpy(y) - exact @ weight.T) <= bound).all()
+    check_products(coded, magnitude(coded), batch, dtype, seed)
 
 
 @FEW
 @given(coded=additives(), dtype=st.sampled_from(FLOATS))
 def test_decoding_is_the_numpy_decoder(coded: Coded, dtype: str) -> None:
-    operand = on_device(coded)
-    assert operand is not None
-    found = operand.decode(getattr(torch, dtype))
-    expected = codings.decode(coded.coding, coded.shape, coded.arrays).astype(numpy_dtype(dtype))
-    np.testing.assert_array_equal(to_numpy(found), expected.astype(np.float32))
+    check_decoding(coded, dtype)
 
 
 def test_what_has_no_kernel_is_told() -> None:
