@@ -1,5 +1,5 @@
 # make demo       the main job on a small trained model, end to end
-# make test       the tests (about ten minutes on two cores, most of it the first set-up)
+# make test       the tests (about five minutes on two cores, most of it the first set-up)
 # make sanitize   the native modules' tests with AddressSanitizer and UndefinedBehaviorSanitizer (all, or SANITIZED_MODULES
 #                 and SANITIZED_TESTS)
 # make test-full  also the long ones: thousands of kills, every flip of a file, 10 GB conversions, sanitizers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,9 +33,9 @@ class _Torch(OnHeap):
         self.areas = machine.joined([(p.data_ptr(), p.nbytes) for w in weights for p in w if p.nbytes >= PAGE])
         self._calls = [bind(*w) for w in weights]
 
+    @abstractmethod
     def make(self, shape: Shape) -> tuple[list[Any], Bind]:
         """The tensors that store one matrix, and what makes a product of some x out of them."""
-        raise NotImplementedError
 
     def set_threads(self, threads: int) -> None:
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ PAGE = 4096
 F16 = Dense(dtype="float16")
 
 
-class Subject:
+class Subject(ABC):
     """Copies of one matrix on pages of their own, so that a pass over them reads memory and not a cache.
 
     `nbytes` is what one copy stores, scales included; `areas` is the memory that holds all of them; `each` is how many
@@ -39,21 +40,23 @@ class Subject:
     pages: str = "heap"
     areas: list[Bytes]
 
-    def set_threads(self, threads: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def set_threads(self, threads: int) -> None: ...
 
     def set_batch(self, rows: int) -> None:
         """Rows of x; what has no choice has one."""
+        if rows != 1:
+            raise ValueError(f"{type(self).__name__} multiplies one row, not {rows}")
 
-    def call(self, i: int) -> object:
-        raise NotImplementedError
+    @abstractmethod
+    def call(self, i: int) -> object: ...
 
     def plain(self, threads: int, other_way: bool) -> float | None:
         """Bytes per second that the memory gives for what a call does, in one of two ways; None if it is no limit."""
         return machine.plain_read(self.areas, threads, prefetch=other_way)
 
-    def to_huge(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def to_huge(self) -> None: ...
 
 
 class OnHeap(Subject):
