@@ -55,8 +55,9 @@ class Subject(ABC):
         """Bytes per second that the memory gives for what a call does, in one of two ways; None if it is no limit."""
         return machine.plain_read(self.areas, threads, prefetch=other_way)
 
-    @abstractmethod
-    def to_huge(self) -> None: ...
+    def to_huge(self) -> None:
+        """Move the copies to huge pages; what is timed on one kind of pages only cannot."""
+        raise ValueError(f"{type(self).__name__} stays on its pages")
 
 
 class OnHeap(Subject):
