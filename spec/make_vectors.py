@@ -25,7 +25,7 @@ from vector_maker import Maker, affine, block, dense
 from qformat import container
 from qformat.errors import QFormatError
 from qformat.store import open as open_model
-from qformat.store import verify
+from qformat.verification import verify
 
 FOLDER = Path(__file__).parent / "vectors"
 

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("container", "codings"),
     ("linear", "transforms", "corrections", "sparse", "selection", "residency"),
     ("kernels",),
-    ("store",),
+    ("store", "tensor", "decoding", "verification"),
     ("converters",),
     ("torch",),
     ("evaluate",),

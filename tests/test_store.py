@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qformat
-from qformat import container, linear, store
+from qformat import container, decoding, linear
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.dtypes import numpy_dtype
 from qformat.errors import ChangedError, IntegrityError, InvalidFileError, QFormatError, UnsupportedError
@@ -134,11 +134,11 @@ def test_slices_are_numpys_slices(tmp_path_factory: pytest.TempPathFactory, data
         expected = tensor.decode()
         assert expected.shape == shape
         rows, columns = _index(data, shape[0]), _index(data, shape[-1])
-        store.TILE, before = data.draw(st.sampled_from([64, 1000, 1 << 20])), store.TILE
+        decoding.TILE, before = data.draw(st.sampled_from([64, 1000, 1 << 20])), decoding.TILE
         try:
             found = tensor.decode(rows=rows, columns=columns)
         finally:
-            store.TILE = before
+            decoding.TILE = before
         expected = expected[slice(None) if rows is None else rows]
         expected = (
             expected[..., slice(None) if columns is None else columns]

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from qformat import store
+from qformat import store, verification
 from qformat.errors import IntegrityError, QFormatError, UnsupportedError
 from qformat.report import as_json, numbers
 from qformat.report.progress import Progress
@@ -31,7 +31,7 @@ def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: in
     with store.open(file) as model:
         total, tensors, found = model.container.size, len(model), model.digest
         with Progress(total, "verify", quiet=quiet or json_) as line:
-            bad = store.faults(model, workers=workers, progress=line.update)
+            bad = verification.faults(model, workers=workers, progress=line.update)
         unread = _unread(model)
     if digest is not None and digest.lower() != found:
         bad.insert(0, IntegrityError("not the file that was asked for", file=file, field="digest",

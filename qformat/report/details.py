@@ -15,6 +15,7 @@ from qformat.errors import QFormatError, UnsupportedError
 from qformat.report import histogram, numbers
 from qformat.report.layout import Column, Line, Table, clip
 from qformat.report.summary import fact, indented
+from qformat.tensor import Tensor
 from qformat.text import safe_text
 
 LARGEST = 1 << 28  # weights up to which all roles are looked at
@@ -40,7 +41,7 @@ def tensor(path: str | os.PathLike[str], name: str, width: int | None) -> Iterat
         yield from _histograms(shown, arrays.get("codes"), width)
 
 
-def _facts(shown: store.Tensor) -> Iterator[tuple[str, str]]:
+def _facts(shown: Tensor) -> Iterator[tuple[str, str]]:
     record = shown.record
     yield "shape", f"{numbers.shape(shown.shape)} of {shown.dtype}"
     yield "coding", ", ".join(_coding(shown))
@@ -52,7 +53,7 @@ def _facts(shown: store.Tensor) -> Iterator[tuple[str, str]]:
     yield "stands for", safe_text(record.target) if record.target is not None else ""
 
 
-def _coding(shown: store.Tensor) -> Iterator[str]:
+def _coding(shown: Tensor) -> Iterator[str]:
     scheme = shown.scheme
     yield str(shown.coding)
     if shown.method:
@@ -75,7 +76,7 @@ def _coding(shown: store.Tensor) -> Iterator[str]:
             yield f"{kind} {type(step).__name__.lower()}"
 
 
-def _roles(shown: store.Tensor, arrays: Mapping[str, NDArray[Any]], width: int | None) -> Iterator[Line]:
+def _roles(shown: Tensor, arrays: Mapping[str, NDArray[Any]], width: int | None) -> Iterator[Line]:
     table = Table(
         [
             Column("role", elastic=True, least=8),
@@ -99,7 +100,7 @@ def _span(array: NDArray[Any]) -> str:
     return f"{finite.min():.4g} … {finite.max():.4g}" if finite.size else ""
 
 
-def _histograms(shown: store.Tensor, codes: NDArray[Any] | None, width: int | None) -> Iterator[Line]:
+def _histograms(shown: Tensor, codes: NDArray[Any] | None, width: int | None) -> Iterator[Line]:
     if codes is not None and codes.size and shown.bits is not None and shown.bits <= 8:
         yield []
         yield from histogram.codes(codes, shown.bits, codes.dtype.kind == "i", width)
@@ -115,7 +116,7 @@ def _histograms(shown: store.Tensor, codes: NDArray[Any] | None, width: int | No
         yield [(clip(f"  {text}{note}", width or 1000), "dim")]
 
 
-def _sample(shown: store.Tensor) -> tuple[NDArray[np.float32], str]:
+def _sample(shown: Tensor) -> tuple[NDArray[np.float32], str]:
     """Decoded values, all or of evenly spread rows, and a note that says which."""
     total = math.prod(shown.shape)
     if total <= SAMPLE or len(shown.shape) < 2:

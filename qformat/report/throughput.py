@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat import kernels
-from qformat.store import Model, Tensor
+from qformat.store import Model
+from qformat.tensor import Tensor
 
 # Bytes in rotation from which a pass reads memory and not a cache: below, a share of a plain read would mean nothing.
 IN_MEMORY = 128 << 20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qformat.dtypes import numpy_dtype
 from qformat.errors import UnsupportedError
-from qformat.store import Tensor
+from qformat.tensor import Tensor
 
 # Names in the file that torch calls otherwise or stores as other numpy types.
 _BITS = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8, "float8_e8m0fnu": np.uint8}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qformat import linear
-from qformat.store import Tensor
+from qformat.tensor import Tensor
 
 if TYPE_CHECKING:
     from qformat.kernels.triton import Operand

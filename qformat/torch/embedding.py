@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qformat.store import Tensor
+from qformat.tensor import Tensor
 from qformat.torch.arrays import dense, dtype_name, from_array
 
 

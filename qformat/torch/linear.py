@@ -11,7 +11,7 @@ from torch import nn
 
 from qformat import kernels
 from qformat.codings.panel import ROWS
-from qformat.store import Tensor
+from qformat.tensor import Tensor
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
 from qformat.torch.device import on_device, product
 

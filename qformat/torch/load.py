@@ -12,7 +12,8 @@ from torch import nn
 from qformat import store
 from qformat.errors import UnsupportedError
 from qformat.residency import Residency
-from qformat.store import Model, Tensor
+from qformat.store import Model
+from qformat.tensor import Tensor
 from qformat.torch.arrays import dense
 from qformat.torch.embedding import QEmbedding
 from qformat.torch.linear import Mode, QLinear

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qformat import report, store
+from qformat import report, store, verification
 from qformat.errors import QFormatError
 from qformat.report.layout import cells
 from tests.cli import models
@@ -198,7 +198,7 @@ def test_every_bad_tensor_is_named(model: Path, tmp_path: Path) -> None:
     shown = json.loads(call("verify", "--json", bad).out)
     assert {error["tensor"] for error in shown["errors"]} == set(names)
     with pytest.raises(QFormatError) as caught:
-        store.verify(bad)
+        verification.verify(bad)
     assert all(name in str(caught.value) for name in names)
 
 
