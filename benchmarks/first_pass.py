@@ -67,7 +67,7 @@ def multiply(path: Path, *, residency: Residency = "mmap", ahead: bool = False) 
     x = np.ones(SHAPE[1], np.float32)
     with qformat.open(path, residency=residency) as model:
         file = os.open(path, os.O_RDONLY)
-        starts = model.container.parts[0].index.records["offset"].tolist()  # rows and names are in the file's order
+        starts = model.container.parts[0].index.records.whole()["offset"].tolist()
         for name, start in zip(model, [*starts[1:], None], strict=True):
             if ahead and start is not None:
                 os.posix_fadvise(file, start, model[name].nbytes, os.POSIX_FADV_WILLNEED)

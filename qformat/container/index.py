@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.container import columns, strictjson
-from qformat.container.columns import ALIAS, ATTACHMENT, TENSOR, Names
+from qformat.container import extents, strictjson
+from qformat.container.columns import ALIAS, ATTACHMENT, TENSOR, Names, Records
+from qformat.container.forward import Forward, Readable
 from qformat.container.records import (
     ALIGNMENT,
     CHUNK_ROW,
@@ -21,76 +23,122 @@ from qformat.container.records import (
     Limits,
     sections,
 )
-from qformat.errors import InvalidFileError, LimitError, UnsupportedError
+from qformat.container.table import Table
+from qformat.errors import IntegrityError, InvalidFileError, LimitError, UnsupportedError
 
-__all__ = ["ALIAS", "ATTACHMENT", "FEATURES", "TENSOR", "Index", "Names", "parse"]
+__all__ = ["ALIAS", "ATTACHMENT", "FEATURES", "TENSOR", "Index", "read"]
 
 # Container features that this version knows; an unknown required one refuses the file.
 FEATURES = frozenset({"shards"})
 
+_COUNTS = ("records", "chunks", "names_length", "json_length")
 _DOCUMENT = {"required": list, "optional": list, "schemes": list, "metadata": dict}
 
 
 @dataclass(frozen=True)
 class Index:
-    """A valid index: its tables as structured arrays, its document as parsed JSON."""
+    """A valid index: its tables, its document as parsed JSON.
+
+    `order` has the numbers of all records in execution order; those below `tensors` are tensors and aliases.
+    """
 
     minor: int
-    records: NDArray[Any]
+    records: Table
     chunks: NDArray[Any]
     names: Names
+    tensors: int
+    order: NDArray[np.int32]
     document: dict[str, Any]
     previous: tuple[int, int, bytes]
     end: int  # where the extents end
 
 
-def parse(raw: NDArray[np.uint8], offset: int, limits: Limits) -> Index:
-    """The index in `raw`, which lies at byte `offset` of its file.
+def read(source: Readable, offset: int, length: int, expected: bytes, limits: Limits) -> Index:
+    """The index of `length` bytes at byte `offset` of `source`, whose digest is `expected`.
+
+    It is hashed while it is parsed, which trusts nothing; damage is what is said first.
 
     Raises:
+        IntegrityError: it has another digest.
         InvalidFileError, LimitError: a number, a name or the document breaks the format; `field` names it.
         UnsupportedError: it needs a container feature that this version does not have.
+        ChangedError: the file is cut short, or written to, meanwhile.
     """
-    if raw.size < INDEX.itemsize:
-        raise InvalidFileError("index too short", field="index", expected=INDEX.itemsize, found=raw.size)
-    head = raw[: INDEX.itemsize].view(INDEX)[0]
+    forward = Forward(source, offset, length)
+
+    def check_digest() -> None:
+        if forward.digest() != expected:
+            raise IntegrityError("the index is damaged", field="trailer.index_digest", offset=offset)
+
+    try:
+        tables = _tables(forward, offset, length, limits)
+        check_digest()
+    except (InvalidFileError, UnsupportedError):
+        check_digest()
+        raise
+    finally:
+        forward.close()
+    return _joined(tables, source, offset, forward.sums)
+
+
+class _Tables(NamedTuple):
+    head: Any
+    records: Records
+    chunks: NDArray[Any]
+    pool: NDArray[np.uint8]
+    document: dict[str, Any]
+
+
+def _tables(forward: Forward, offset: int, length: int, limits: Limits) -> _Tables:
+    """Everything once from the beginning to the end; each record and the document are checked on their own."""
+    if length < INDEX.itemsize:
+        raise InvalidFileError("index too short", field="index", expected=INDEX.itemsize, found=length)
+    head = forward.take(INDEX.itemsize).view(INDEX)[0]
     if head["magic"].tobytes() != INDEX_MAGIC:
         raise InvalidFileError("not an index", field="index.magic", offset=offset, found=head["magic"].tobytes())
     if head["reserved_flags"] or any(head["reserved"].tobytes()):
         raise InvalidFileError("reserved bytes are not zero", field="index.reserved", offset=offset)
-    counts = [int(head[name]) for name in ("records", "chunks", "names_length", "json_length")]
-    for name, count, most in zip(
-        ("records", "chunks", "names_length", "json_length"),
-        counts,
-        (limits.records, limits.index // CHUNK_ROW.itemsize, limits.records * limits.name, limits.json),
-        strict=True,
-    ):
-        if count > most:
-            raise LimitError("too many", field=f"index.{name}", expected=f"at most {most}", found=count)
+    counts = [int(head[name]) for name in _COUNTS]
+    most = (limits.records, limits.index // CHUNK_ROW.itemsize, limits.records * limits.name, limits.json)
+    for name, count, limit in zip(_COUNTS, counts, most, strict=True):
+        if count > limit:
+            raise LimitError("too many", field=f"index.{name}", expected=f"at most {limit}", found=count)
     starts = sections(*counts)
-    if starts[-1] != raw.size:
-        raise InvalidFileError(
-            "tables do not fill the index", field="index.length", expected=starts[-1], found=raw.size
-        )
-    ends = [
-        starts[0] + counts[0] * RECORD.itemsize,
-        starts[1] + counts[1] * CHUNK_ROW.itemsize,
-        starts[2] + counts[2],
-        starts[3] + counts[3],
-    ]
-    for name, end, after in zip(("records", "chunks", "names", "json"), ends, starts[1:], strict=True):
-        if raw[end:after].any():
-            raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=offset + end)
-    records = raw[starts[0] : ends[0]].view(RECORD)
-    chunks = raw[starts[1] : ends[1]].view(CHUNK_ROW)
-    document = _document(raw[starts[3] : ends[3]].tobytes(), limits)
+    if starts[-1] != length:
+        raise InvalidFileError("tables do not fill the index", field="index.length", expected=starts[-1], found=length)
+
+    def padding(name: str, after: int) -> None:
+        at = forward.at
+        if forward.take(offset + after - at).any():
+            raise InvalidFileError("padding is not zero", field=f"index.{name}", offset=at)
+
+    records, first = Records(counts[0], limits), 0
+    for block in forward.blocks(counts[0] * RECORD.itemsize):
+        rows = block.view(RECORD)
+        records.check(first, rows)
+        first += len(rows)
+    padding("records", starts[1])
+    chunks = forward.take(counts[1] * CHUNK_ROW.itemsize).view(CHUNK_ROW)
+    padding("chunks", starts[2])
+    pool = forward.take(counts[2])
+    padding("names", starts[3])
+    document = _document(forward.take(counts[3]).tobytes(), limits)
+    padding("json", starts[4])
+    return _Tables(head, records, chunks, pool, document)
+
+
+def _joined(tables: _Tables, source: Readable, offset: int, sums: Sequence[bytes]) -> Index:
+    """What the tables say together."""
+    head, records, chunks, pool, document = tables
+    end = int(head["extents_end"])
     previous = (int(head["previous_offset"]), int(head["previous_length"]), head["previous_digest"].tobytes())
-    extents_end = int(head["extents_end"])
-    _chain(previous, offset, extents_end)
-    names = columns.check(
-        records, chunks, raw[starts[2] : ends[2]].tobytes(), len(document["schemes"]), extents_end, limits
-    )
-    return Index(int(head["minor"]), records, chunks, names, document, previous, extents_end)
+    _chain(previous, offset, end)
+    names = records.finish(pool, len(document["schemes"]))
+    table = Table(source, offset + INDEX.itemsize, len(records.rows), RECORD, sums)
+    extents.check_aliases(records.aliases, table)
+    extents.check(records, chunks, end)
+    tensors = len(names) - records.attached
+    return Index(int(head["minor"]), table, chunks, names, tensors, records.rows, document, previous, end)
 
 
 def _document(text: bytes, limits: Limits) -> dict[str, Any]:

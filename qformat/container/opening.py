@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from threading import Thread
 from typing import Any
 
-import blake3
 import numpy as np
-from numpy.typing import NDArray
 
 from qformat.container import chunks
-from qformat.container.index import Index, parse
+from qformat.container.forward import Held
+from qformat.container.index import Index, read
 from qformat.container.records import BYTE_ORDER, MAGIC, PREAMBLE, TRAILER, TRAILER_MAGIC, VERSION, Limits
-from qformat.container.sources import ByteSource
+from qformat.container.sources import ByteSource, LocalFile
 from qformat.errors import IntegrityError, InvalidFileError, LimitError, UnsupportedError
 
-_HASHED_BESIDE = 1 << 20  # from this length on, a thread pays
+_HELD = 1 << 20  # an index up to this length is kept; of a longer one, what is asked for is read again
 
 # What else a file may be, by how it begins.
 _KINDS = {
@@ -85,34 +83,11 @@ def read_index(source: ByteSource, limits: Limits) -> tuple[Index, str, tuple[in
         raise LimitError(
             "the index is too long", field="trailer.index_length", expected=f"at most {limits.index}", found=length
         )
-    raw = source.pread(offset, length)
-    index, digest = _parse_and_hash(raw, offset, tail["index_digest"].tobytes(), limits)
+    digest = tail["index_digest"].tobytes()
+    held = length <= _HELD or not isinstance(source, LocalFile)
+    origin = Held(source.pread(offset, length), offset, source.path) if held else source
+    index = read(origin, offset, length, digest, limits)
     return index, digest.hex(), (VERSION[0], index.minor)
-
-
-def _parse_and_hash(raw: NDArray[np.uint8], offset: int, expected: bytes, limits: Limits) -> tuple[Index, bytes]:
-    """The index and its digest. A large one is hashed while it is parsed (which trusts nothing); damage comes first."""
-    found: list[bytes] = []
-
-    def check() -> None:
-        if found != [expected]:
-            raise IntegrityError("the index is damaged", field="trailer.index_digest", offset=offset)
-
-    def digest() -> None:
-        found.append(blake3.blake3(raw).digest())
-
-    if raw.size < _HASHED_BESIDE:
-        digest()
-        check()
-        return parse(raw, offset, limits), found[0]
-    beside = Thread(target=digest)
-    beside.start()
-    try:
-        index = parse(raw, offset, limits)
-    finally:
-        beside.join()
-        check()
-    return index, found[0]
 
 
 def trailer_is_whole(tail: Any, offset: int, length: int, end: int) -> bool:

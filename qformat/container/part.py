@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat.container import chunks
-from qformat.container.index import ALIAS, ATTACHMENT
+from qformat.container.index import ALIAS
 from qformat.container.opening import read_index
 from qformat.container.records import CHUNK, RAW, Limits
 from qformat.container.sources import ByteSource
@@ -29,9 +29,7 @@ class Part:
             if isinstance(error, QFormatError):
                 error.file = error.file or source.path
             raise
-        records = self.index.records
-        self.tensors = int((records["kind"] != ATTACHMENT).sum())
-        self.names = self.index.names
+        self.tensors, self.names = self.index.tensors, self.index.names
         self.touched = np.zeros(len(self.index.chunks), bool)
 
     def find(self, name: bytes, first: int, last: int) -> int | None:
@@ -71,7 +69,7 @@ class Part:
         found = chunks.checksum(stored)
         if found != expected:
             self.source.check()  # a file that has shrunk is not a damaged one
-            inside = chunk - int(self.index.records["first_chunk"][row])
+            inside = chunk - int(self.index.records[row]["first_chunk"])
             raise IntegrityError(
                 "damaged",
                 file=self.source.path,
@@ -84,6 +82,6 @@ class Part:
 
     def in_file_order(self) -> list[int]:
         """Records that have an extent of their own."""
-        own = np.flatnonzero(self.index.records["kind"] != ALIAS)
-        rows: list[int] = own[np.argsort(self.index.records["offset"][own], kind="stable")].tolist()
+        order = self.index.order
+        rows: list[int] = order[self.index.records.whole()["kind"][order] != ALIAS].tolist()
         return rows

@@ -72,7 +72,7 @@ class Container(Mapping[str, Record]):
         """Tensors and aliases in execution order."""
         found = []
         for part in self.parts:
-            rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
+            rows = part.index.order[part.index.order < part.tensors]
             found += [part.names[row].decode() for row in rows.tolist()]
         return found
 
@@ -122,8 +122,8 @@ class Container(Mapping[str, Record]):
         """For lists of many tensors: (records, names, base of the scheme numbers) of each file, in execution order."""
         found: list[tuple[NDArray[Any], Sequence[str], int]] = []
         for part, base in zip(self.parts, self._scheme_base, strict=True):
-            rows = np.argsort(part.index.records["order"][: part.tensors], kind="stable")
-            found.append((part.index.records[rows], [part.names[row].decode() for row in rows.tolist()], base))
+            rows = part.index.order[part.index.order < part.tensors]
+            found.append((part.index.records.whole()[rows], [part.names[row].decode() for row in rows.tolist()], base))
         return found
 
     @property
@@ -159,7 +159,7 @@ class Container(Mapping[str, Record]):
         """
         number, row = self._locate(name)
         part = self.parts[number]
-        length = int(part.index.records["length"][row])
+        length = int(part.index.records[row]["length"])
         start, stop, _ = slice(start, stop).indices(length)
         try:
             return part.read(row, start, max(stop, start))
@@ -227,4 +227,4 @@ class Attachments(Mapping[str, bytes]):
         if found is None:
             raise KeyError(name)
         part, row = self._container.parts[found[0]], found[1]
-        return part.read(row, 0, int(part.index.records["length"][row])).tobytes()
+        return part.read(row, 0, int(part.index.records[row]["length"])).tobytes()

@@ -19,7 +19,8 @@ from qformat.remote import filesystem, is_remote, reported
 
 Bytes = NDArray[np.uint8]
 
-_HUGE = 8 << 20  # more than a chunk, so only a large index gets memory of its own kind
+_HUGE = 8 << 20  # more than a chunk, so that reading those reuses the memory that has been touched
+LARGE = 2 << 20  # what lives as long as an index is on huge pages from this size on
 
 
 class ByteSource(Protocol):
@@ -92,9 +93,9 @@ class LocalFile:
             self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
 
 
-def memory(length: int) -> Bytes:
-    """Room for `length` bytes, in huge pages if it is much: a page fault for every 4 KiB costs more than the read."""
-    if length < _HUGE:
+def memory(length: int, least: int = _HUGE) -> Bytes:
+    """Room for `length` bytes, in huge pages from `least` on: a page fault for every 4 KiB costs more than the read."""
+    if length < least:
         return np.empty(length, np.uint8)
     room = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without huge pages gives small ones

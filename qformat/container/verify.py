@@ -12,7 +12,8 @@ import blake3
 import numpy as np
 
 from qformat.container import chunks
-from qformat.container.index import ALIAS, parse
+from qformat.container.forward import Held
+from qformat.container.index import ALIAS, read
 from qformat.container.opening import trailer_is_whole
 from qformat.container.part import Part
 from qformat.container.records import CHUNK, LIMITS, PREAMBLE, RAW, TRAILER
@@ -45,7 +46,7 @@ def verify_parts(
 
     every = [(part, row) for part in parts for row in part.in_file_order()] if jobs is None else jobs
     workers = workers or len(os.sched_getaffinity(0))
-    sizes = [int(part.index.records["stored"][row]) for part, row in every]
+    sizes = [int(part.index.records[row]["stored"]) for part, row in every]
     # What is too large to be shared out as a whole is shared out by its chunks.
     window = max(workers, _WINDOW)
     most = max(sum(sizes) // (4 * workers), window * CHUNK) if workers > 1 else sum(sizes)
@@ -66,7 +67,7 @@ def _batches(jobs: list[Job]) -> Iterator[list[Job]]:
     batch, size = [], 0
     for part, row in jobs:
         batch.append((part, row))
-        size += _TURN + int(part.index.records["stored"][row])
+        size += _TURN + int(part.index.records[row]["stored"])
         if size >= CHUNK:
             yield batch
             batch, size = [], 0
@@ -120,7 +121,7 @@ def verify_extent(
 def verify_rest(part: Part) -> list[QFormatError]:
     """What lies between and around extents: padding is zero, superseded indexes are what they were."""
     errors: list[QFormatError] = []
-    r = part.index.records
+    r = part.index.records.whole()
     own = r[r["kind"] != ALIAS]
     own = own[np.argsort(own["order"], kind="stable")]
     ends = np.concatenate([[PREAMBLE.itemsize], own["offset"].astype(np.int64) + own["stored"].astype(np.int64)])
@@ -140,8 +141,7 @@ def verify_rest(part: Part) -> list[QFormatError]:
                 IntegrityError("a superseded index is damaged", file=part.source.path, field="previous", offset=start)
             )
             break
-        older = parse(raw, start, LIMITS)
-        previous = older.previous
+        previous = read(Held(raw, start, part.source.path), start, length, digest, LIMITS).previous
         oldest = start
     if not errors and oldest != part.index.end:
         errors.append(

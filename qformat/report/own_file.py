@@ -39,7 +39,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Overview]:
 def _attachments(opened: Container) -> list[Attachment]:
     """Names and sizes of the attachments; their bytes stay where they are."""
     return [
-        Attachment(part.names[row].decode(), int(part.index.records["length"][row]))
+        Attachment(part.names[row].decode(), int(part.index.records[row]["length"]))
         for part in opened.parts
         for row in range(part.tensors, len(part.names))
     ]

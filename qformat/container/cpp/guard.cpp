@@ -7,6 +7,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include <stdexcept>
 
 #include "names.h"
+#include "tables.h"
 
 namespace nb = nanobind;
 
@@ -91,20 +93,54 @@ bool is_unchanged(int descriptor, uint64_t device, uint64_t inode, int64_t size,
     return found.st_dev == device && found.st_ino == inode && found.st_size == size && modified == modified_ns;
 }
 
+using Pool = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Starts = nb::ndarray<const uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-std::pair<int64_t, int64_t> check_names(const nb::bytes& pool, const Starts& starts, size_t restart) {
+std::tuple<int64_t, int64_t, int64_t> check_names(const Pool& pool, const Starts& starts, size_t restart) {
     if (starts.size() == 0) throw std::invalid_argument("starts end with the end of the last name");
-    const auto* bytes = reinterpret_cast<const unsigned char*>(pool.c_str());
-    return qformat::check_names(bytes, pool.size(), starts.data(), starts.size() - 1, restart);
+    return qformat::check_names(pool.data(), pool.size(), starts.data(), starts.size() - 1, restart);
+}
+
+template <typename T, size_t D>
+using Array = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
+
+std::pair<size_t, uint64_t> check_records(const Array<const uint64_t, 2>& words, size_t first, const Array<const bool, 1>& dtypes,
+                                          const std::tuple<uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, double>& limits,
+                                          const Array<uint64_t, 1>& starts, const Array<int32_t, 1>& rows, const Array<bool, 1>& own,
+                                          const Array<uint64_t, 2>& extents, uint64_t attached) {
+    const size_t count = rows.size(), n = words.shape(0);
+    if (words.shape(1) != qformat::kWords || first > count || n > count - first || starts.size() != count + 1 || own.size() != count ||
+        extents.shape(0) != 4 || extents.shape(1) != count) {
+        throw std::invalid_argument("arrays do not belong together");
+    }
+    const auto& [name, dimension, extent, schemes, chunk, elements] = limits;
+    const qformat::RecordLimits all{count, name, dimension, extent, schemes, chunk, elements, dtypes.data(), dtypes.size()};
+    qformat::Gathered gathered{starts.data(), rows.data(), own.data(), extents.data(), attached};
+    const size_t good = qformat::check_records(words.data(), n, first, all, gathered);
+    return {good, gathered.attached};
+}
+
+bool check_extents(const Array<const bool, 1>& own, const Array<const uint64_t, 2>& extents, const Array<const uint64_t, 2>& chunks,
+                   uint64_t begin, uint64_t end, uint64_t chunk, uint64_t codecs, uint64_t large, uint64_t page, uint64_t alignment) {
+    if (extents.shape(0) != 4 || extents.shape(1) != own.size() || chunks.shape(1) != 2 || chunk == 0) {
+        throw std::invalid_argument("arrays do not belong together");
+    }
+    return qformat::check_extents(own.data(), extents.data(), own.size(), chunks.data(), chunks.shape(0),
+                                  {begin, end, chunk, codecs, large, page, alignment});
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Mappings that survive a file which shrinks under them; the names of an index.";
+    m.doc() = "Mappings that survive a file which shrinks under them; the tables of an index.";
     m.def("check_names", &check_names, nb::arg("pool"), nb::arg("starts"), nb::arg("restart"),
-          "(first name that is not printable ASCII, first that is not greater than the one before), -1 for none.");
+          "(first name that is not printable ASCII, first not greater than the one before, first not a plain path), -1 for none.");
+    m.def("check_records", &check_records, nb::arg("words"), nb::arg("first"), nb::arg("dtypes"), nb::arg("limits"), nb::arg("starts"),
+          nb::arg("rows"), nb::arg("own"), nb::arg("extents"), nb::arg("attached"),
+          "(how many records are valid up to one that is not, attachments so far); gathers of each what the last arrays are for.");
+    m.def("check_extents", &check_extents, nb::arg("own"), nb::arg("extents"), nb::arg("chunks"), nb::arg("begin"), nb::arg("end"),
+          nb::arg("chunk"), nb::arg("codecs"), nb::arg("large"), nb::arg("page"), nb::arg("alignment"),
+          "Whether extents and chunks follow each other from `begin` to `end`.");
     m.def("is_unchanged", &is_unchanged, nb::arg("descriptor"), nb::arg("device"), nb::arg("inode"), nb::arg("size"),
           nb::arg("modified_ns"), "Whether a descriptor's file has this device, inode, size and time of modification.");
     m.def("protect", &protect, nb::arg("start"), nb::arg("length"), "Register a mapping; returns its number, -1 if there is no room.");
