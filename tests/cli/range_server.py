@@ -29,19 +29,23 @@ def serve(files: dict[str, bytes]) -> Iterator[Asked]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        @property
+        def _file(self) -> str:
+            return self.path.partition("?")[0]
+
         def do_HEAD(self) -> None:
             asked.requests.append(("HEAD", None))
             self._answer(False)
 
         def do_GET(self) -> None:
-            data = files.get(self.path, b"")
+            data = files.get(self._file, b"")
             found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             part = (int(found[1]), min(int(found[2]) + 1, len(data))) if found else None
             asked.requests.append(("GET", part))
             self._answer(True, part)
 
         def _answer(self, body: bool, part: tuple[int, int] | None = None) -> None:
-            data = files.get(self.path)
+            data = files.get(self._file)
             if data is None:
                 self.send_response(404)
                 self.send_header("Content-Length", "0")
@@ -49,6 +53,8 @@ def serve(files: dict[str, bytes]) -> Iterator[Asked]:
                 return
             self.send_response(206 if part else 200)
             self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", '"0"')
+            self.send_header("Last-Modified", "Tue, 01 Jan 2030 00:00:00 GMT")
             if part:
                 self.send_header("Content-Range", f"bytes {part[0]}-{part[1] - 1}/{len(data)}")
                 data = data[slice(*part)]

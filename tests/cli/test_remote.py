@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from safetensors.numpy import save_file
 
 from qformat import container, linear
 from tests.cli import models
-from tests.cli.command_line import call, controls
-from tests.cli.range_server import serve
+from tests.cli.command_line import call, controls, process
+from tests.cli.range_server import Asked, serve
 
 pytest.importorskip("aiohttp")
 
@@ -68,6 +69,50 @@ def test_of_a_large_model_file_only_the_index_travels(tmp_path: Path) -> None:
         assert sum(stop - start for start, stop in server.ranges) < 400_000 < path.stat().st_size
         result = call("inspect", "--tensor", "layers.0.weight", f"{server.address}/large.qf")
         assert result.code == 0, result.err
+
+
+@pytest.fixture(params=["s3", "hf"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Asked, dict[str, str]]]:
+    """A bucket, or a hub, on this machine: the address of a model in it, its server, and how a process finds that."""
+    data = models.write(tmp_path / "x.qf", layers=3).read_bytes()
+    about = {"id": "me/tiny", "sha": "0" * 40, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": []}
+    held = [{"type": "file", "path": "x.qf", "size": len(data), "oid": "0" * 40}]
+    files = {
+        "/bucket/models/x.qf": data,
+        "/api/models/me/tiny": json.dumps(about).encode(),
+        "/api/models/me/tiny/tree/main": json.dumps(held).encode(),
+        "/me/tiny/resolve/main/x.qf": data,
+    }
+    with serve(files) as server:
+        found = {
+            "AWS_ENDPOINT_URL": server.address,
+            "AWS_ACCESS_KEY_ID": "who",
+            "AWS_SECRET_ACCESS_KEY": "what",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "HF_ENDPOINT": server.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hub"),
+            "NO_PROXY": "127.0.0.1",
+        }
+        yield {"s3": "s3://bucket/models/", "hf": "hf://me/tiny/"}[request.param], server, found
+
+
+def test_buckets_and_hubs_are_read_in_ranges(store: tuple[str, Asked, dict[str, str]], tmp_path: Path) -> None:
+    address, server, environment = store
+    result = process("inspect", "--json", f"{address}x.qf", env=environment)
+    assert result.code == 0, result.err
+    assert json.loads(result.out) == json.loads(call("inspect", "--json", tmp_path / "x.qf").out)
+    asked = [method for method, part in server.requests if part is None]
+    assert asked == (["HEAD"] if address.startswith("s3") else ["GET", "GET"])  # a hub: the model, and what it holds
+    assert 1 <= len(server.ranges) <= 2
+    assert process("verify", "-q", f"{address}x.qf", env=environment) == (0, "", "")
+
+
+def test_what_a_bucket_or_hub_lacks_is_one_line(store: tuple[str, Asked, dict[str, str]]) -> None:
+    address, _, environment = store
+    result = process("inspect", f"{address}y.qf", env=environment)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"error: {address}y.qf: not found\n"
 
 
 def test_a_missing_address_is_one_line() -> None:

@@ -28,8 +28,9 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every index is read as a large one is: in blocks, here of two records, hashed beside."""
     monkeypatch.setattr(opening, "_HELD", 0)
     monkeypatch.setattr(forward, "BLOCK", 2 * RECORD.itemsize)
+    before = threading.active_count()
     yield
-    assert not [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    assert threading.active_count() == before
 
 
 def gathered(count: int) -> columns.Records:
