@@ -30,7 +30,7 @@ __all__ = [
 
 # In order of preference, with what the processor must offer.
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi"),
+    "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi", "gfni"),
     "avx2": ("avx2", "fma"),
     "generic": (),
     "reference": (),

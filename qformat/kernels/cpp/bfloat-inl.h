@@ -20,6 +20,10 @@ QF_BF16 static inline F32 dot(F32 acc, __m512i table, U32 dwords, int shift, U32
     return (F32)_mm512_dpbf16_ps((__m512)acc, (__m512bh)codes, (__m512bh)pair);
 }
 
+// Sums of one row of x that do not wait for each other: one row has no other rows' products to hide the latency of its own.
+template <int B>
+constexpr int kChains = B == 1 ? 4 : 2;
+
 // acc += codes · x over the columns of one plane: COLUMNS of them, or, if that is 0, `columns`.
 template <int W, int B, int COLUMNS>
 QF_BF16 QF_INLINE void plane(const uint8_t* p, const uint16_t* x, int columns, const __m512i* tables, F32* acc) {
@@ -31,11 +35,12 @@ QF_BF16 QF_INLINE void plane(const uint8_t* p, const uint16_t* x, int columns, c
 #pragma GCC unroll 8
             for (int b = 0; b < B; b++) {
                 const U32 even = splat_dword(quad + kRun * b), odd = splat_dword(quad + kRun * b + 2);
-                acc[2 * b] = dot(acc[2 * b], tables[0], dwords, j * W, even);
-                acc[2 * b + 1] = dot(acc[2 * b + 1], tables[0], dwords, 8 + j * W, odd);
+                F32* pair = acc + kChains<B> * b + 2 * (c * (8 / W) + j) % kChains<B>;
+                pair[0] = dot(pair[0], tables[0], dwords, j * W, even);
+                pair[1] = dot(pair[1], tables[0], dwords, 8 + j * W, odd);
                 if (W == 8) {  // a byte is two lookups of four bits
-                    acc[2 * b] = dot(acc[2 * b], tables[1], dwords, 4, even);
-                    acc[2 * b + 1] = dot(acc[2 * b + 1], tables[1], dwords, 12, odd);
+                    pair[0] = dot(pair[0], tables[1], dwords, 4, even);
+                    pair[1] = dot(pair[1], tables[1], dwords, 12, odd);
                 }
             }
         }
@@ -92,7 +97,7 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
             const panel::Header h = panel::read_header(m, p, panel * groups + g);
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
-            F32 sum[2 * B] = {};
+            F32 sum[kChains<B> * B] = {};
             for (; left; run++) {
                 const int inputs = left < kRun ? (int)left : kRun;
                 const uint16_t* pairs = x.pairs + run * (size_t)(kRun * B);
@@ -100,7 +105,10 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
                 left -= (size_t)inputs;
             }
             for (int b = 0; b < B; b++) {
-                const F32 xs = splat(x.totals[g * B + b]), dots = sum[2 * b] + sum[2 * b + 1];
+                const F32* chains = sum + kChains<B> * b;
+                F32 dots = chains[0] + chains[1];
+                if (kChains<B> == 4) dots += chains[2] + chains[3];
+                const F32 xs = splat(x.totals[g * B + b]);
                 if (m.offsets) {
                     y[b] = fma(h.scale, dots - rest * xs, fma(h.shift, xs, y[b]));
                 } else {

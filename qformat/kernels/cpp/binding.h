@@ -65,7 +65,7 @@ const Table& kernels_for(const std::string& isa, const Table* (*generic)(), std:
     if (isa == "generic") return *generic();
 #if defined(QFORMAT_X86)
     if (isa == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *avx2();
-    if (isa == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) return *avx512();
+    if (isa == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")) return *avx512();
 #endif
     (void)avx2, (void)avx512;
     throw std::invalid_argument("no such instruction set here: " + isa);

@@ -35,6 +35,7 @@ std::vector<std::string> cpu_features() {
     QFORMAT_FEATURE("avx512vnni");
     QFORMAT_FEATURE("avx512vbmi");
     QFORMAT_FEATURE("avx512bf16");
+    QFORMAT_FEATURE("gfni");
 #undef QFORMAT_FEATURE
 #endif
     return found;
@@ -112,6 +113,33 @@ size_t runs_of(const Panels& m) {
     return m.inputs / m.group * per_group + (rest + kRun - 1) / kRun;
 }
 
+// `__builtin_prefetch` asks for writing only where the compiler knows the processor; x86 without the instruction ignores it.
+template <bool WRITING>
+void prefetch(const void* line) {
+#if defined(QFORMAT_X86)
+    if (WRITING) {
+        asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
+        return;
+    }
+#endif
+    __builtin_prefetch(line, WRITING);
+}
+
+// Asks for every line of the activations at once. They were last touched on other cores, whose caches answer slowly to a
+// thread that asks for one line after the other: on two core complexes that cost 6 µs for 4096 inputs, and 30 for 14336.
+template <bool WRITING>
+void fetch(const Activations& a, size_t slots, size_t totals) {
+    const auto lines = [](const void* from, size_t bytes) {
+        for (size_t at = 0; from && at < bytes; at += 64) prefetch<WRITING>(static_cast<const char*>(from) + at);
+    };
+    lines(a.totals, totals * sizeof *a.totals);
+    lines(a.scales, slots * sizeof *a.scales);
+    lines(a.sums, slots * sizeof *a.sums);
+    lines(a.codes, slots * kRun);
+    lines(a.pairs, slots * kRun * sizeof *a.pairs);
+    lines(a.values, slots * kRun * sizeof *a.values);
+}
+
 // Up to 8 rows of x against the whole matrix.
 void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const uint8_t* x, Value dtype, int rows, float* out) {
     thread_local Scratch scratch;
@@ -137,9 +165,14 @@ void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const uint8
     }
     scratch.out.resize(static_cast<size_t>(a.batch) * stride);
     float* y = scratch.out.data();
+    const size_t totals = scratch.totals.size();
+    fetch<true>(a, slots, totals);
     kernels.prepare(x, dtype, m.inputs, m.group, mode, a);
     const size_t grain = std::max<size_t>(1, (size_t{1} << 15) / std::max<size_t>(1, m.panel_bytes));
-    pool::run(panels, grain, [&](size_t first, size_t last) { kernel(m, a, first, last, y, stride); });
+    pool::run(panels, grain, [&](size_t first, size_t last) {
+        fetch<false>(a, slots, totals);
+        kernel(m, a, first, last, y, stride);
+    });
     for (int row = 0; row < rows; row++) std::copy_n(y + static_cast<size_t>(row) * stride, m.rows, out + static_cast<size_t>(row) * m.rows);
 }
 

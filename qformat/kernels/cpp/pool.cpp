@@ -18,12 +18,18 @@ namespace {
 
 constexpr auto kAwake = std::chrono::microseconds(200);
 
+// Cores that this process may run on, asked for anew only now and then: a loop takes less time than a few such questions.
 int cores() {
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
-    const unsigned count = std::thread::hardware_concurrency();
-    return count ? static_cast<int>(count) : 1;
+    static std::atomic<unsigned> calls{0};
+    static std::atomic<int> known{0};
+    if (calls.fetch_add(1, std::memory_order_relaxed) % 1024 == 0 || known.load(std::memory_order_relaxed) == 0) {
+        cpu_set_t allowed;
+        CPU_ZERO(&allowed);
+        const unsigned all = std::thread::hardware_concurrency();
+        const int count = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : static_cast<int>(all);
+        known.store(count > 0 ? count : 1, std::memory_order_relaxed);
+    }
+    return known.load(std::memory_order_relaxed);
 }
 
 void relax() {
@@ -32,22 +38,69 @@ void relax() {
 #endif
 }
 
-// Pieces are half of an even share of what is left, so that few are taken and the last ones, which decide how long the
-// others wait, are small.
-struct Job {
-    const std::function<void(size_t, size_t)>* body;
-    size_t count, grain, threads;
-    std::atomic<size_t> next{0};
+// What a core writes lies on lines of its own: two, because they are fetched in pairs.
+constexpr size_t kApart = 128;
 
+// Units that a thread still has to do: first in the low half, last (exclusive) in the high half. Its owner takes them from
+// the front, others from the back.
+struct alignas(kApart) Share {
+    std::atomic<uint64_t> range{0};
+};
+
+uint64_t pack(uint64_t first, uint64_t last) { return first | last << 32; }
+uint64_t first_of(uint64_t range) { return range & 0xFFFFFFFF; }
+uint64_t last_of(uint64_t range) { return range >> 32; }
+uint64_t length_of(uint64_t range) { return last_of(range) - first_of(range); }
+
+// Every thread has an even share and walks through it from front to back, so that it reads one stream of memory. It takes
+// half of what is left each time, and a thread that is done takes half of what another one has left.
+class Job {
+public:
+    Job(const std::function<void(size_t, size_t)>& body, size_t count, size_t grain, std::vector<Share>& shares)
+        : body_(body), count_(count), grain_(grain), shares_(shares) {
+        const size_t units = (count + grain - 1) / grain, threads = shares.size();
+        for (size_t i = 0; i < threads; i++)
+            shares[i].range.store(pack(units * i / threads, units * (i + 1) / threads), std::memory_order_relaxed);
+    }
+
+    // However many threads come, the last one to leave finds nothing left.
     void work() {
-        size_t first = next.load(std::memory_order_relaxed);
-        while (first < count) {
-            const size_t piece = std::max(grain, (count - first) / (2 * threads)), last = std::min(first + piece, count);
-            if (!next.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
-            (*body)(first, last);
-            first = next.load(std::memory_order_relaxed);
+        const size_t place = arrived_.fetch_add(1, std::memory_order_relaxed);
+        if (place >= shares_.size()) return;
+        Share& own = shares_[place];
+        do {
+            uint64_t now = own.range.load(std::memory_order_relaxed);
+            while (length_of(now)) {
+                const uint64_t next = first_of(now) + (length_of(now) + 1) / 2;
+                if (!own.range.compare_exchange_weak(now, pack(next, last_of(now)), std::memory_order_relaxed)) continue;
+                body_(first_of(now) * grain_, std::min(next * grain_, count_));
+                now = own.range.load(std::memory_order_relaxed);
+            }
+        } while (take_over(own));
+    }
+
+private:
+    // Moves the second half of the largest share into an empty one; false if nothing is left.
+    bool take_over(Share& own) {
+        for (;;) {
+            Share* largest = nullptr;
+            uint64_t range = 0;
+            for (Share& share : shares_) {
+                const uint64_t its = share.range.load(std::memory_order_relaxed);
+                if (length_of(its) > length_of(range)) largest = &share, range = its;
+            }
+            if (!largest) return false;
+            const uint64_t from = last_of(range) - (length_of(range) + 1) / 2;
+            if (!largest->range.compare_exchange_weak(range, pack(first_of(range), from), std::memory_order_relaxed)) continue;
+            own.range.store(pack(from, last_of(range)), std::memory_order_relaxed);
+            return true;
         }
     }
+
+    const std::function<void(size_t, size_t)>& body_;
+    const size_t count_, grain_;
+    std::vector<Share>& shares_;
+    alignas(kApart) std::atomic<size_t> arrived_{0};
 };
 
 class Pool {
@@ -110,14 +163,15 @@ private:
     const pid_t owner_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::atomic<unsigned> ticket_{0};
-    std::atomic<int> busy_{0};
     Job* job_ = nullptr;
     bool stop_ = false;
+    alignas(kApart) std::atomic<unsigned> ticket_{0};  // what waiting threads look at
+    alignas(kApart) std::atomic<int> busy_{0};         // what the caller looks at
     std::vector<std::thread> threads_;
 };
 
 std::mutex gate;                // one loop at a time
+std::vector<Share> shares;      // guarded by `gate`
 std::unique_ptr<Pool> pool;     // guarded by `gate`
 std::atomic<int> wanted{0};
 
@@ -159,21 +213,23 @@ int threads() {
 
 void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body) {
     if (count == 0) return;
-    const size_t limit = (count + grain - 1) / grain;
-    const int use = static_cast<int>(limit < static_cast<size_t>(threads()) ? limit : static_cast<size_t>(threads()));
+    grain = std::max<size_t>(1, grain);
+    const size_t units = (count + grain - 1) / grain;
+    const int use = threads();
     std::unique_lock<std::mutex> lock(gate, std::try_to_lock);
-    if (use <= 1 || !lock.owns_lock()) {
+    if (units <= 1 || units > UINT32_MAX || use <= 1 || !lock.owns_lock()) {
         body(0, count);
         return;
     }
-    Job job{&body, count, std::max<size_t>(1, grain), static_cast<size_t>(threads())};
+    if (shares.size() != static_cast<size_t>(use)) shares = std::vector<Share>(static_cast<size_t>(use));
+    Job job(body, count, grain, shares);
     if (const Runtime* shared = shared_runtime()) {
         // However many come, each takes pieces until there are none. The team keeps its size, even for a short loop: one of
         // another size would be started anew.
-        shared->parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job, static_cast<unsigned>(threads()), 0);
+        shared->parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job, static_cast<unsigned>(use), 0);
         return;
     }
-    const int workers = threads() - 1;
+    const int workers = use - 1;
     if (pool && !pool->is_ours()) (void)pool.release();  // its threads and locks belong to the parent process
     if (!pool || pool->workers() != workers) {
         pool.reset();

@@ -41,6 +41,7 @@ static inline F32 fma(F32 a, F32 b, F32 c) {
 
 // Fields above the lowest would saturate the 16-bit sums of vpmaddubsw: they are shifted down first.
 static constexpr bool kMaskInPlace = false;
+static constexpr bool kJoinsThree = false;
 // vpmaddubsw saturates at 16 bits: 127·127·2 fits for codes below 128. Codes of 8 bits are centred first and their
 // sign is moved to the activation (128·127·2 fits); finish_dot8 adds the centre back.
 template <int W>

@@ -26,6 +26,17 @@ static inline I32 dot4(I32 acc, U32 codes, const int8_t* x) {
 }
 static inline I32 finish_dot8(I32 acc, I32) { return acc; }
 
+// Codes of 3 bits, two in every byte, at bits 0 and 4: of fields 0 and 2 of a column of the plane of 2 bits, or, if ODD, 1 and 3.
+// `ones` are the column of the plane of 1 bit, whose fields for this column start at FROM. A product of bit matrices puts
+// them above their two bits.
+static constexpr bool kJoinsThree = true;
+template <int ODD, int FROM>
+static inline U32 join_three(U32 twos, U32 ones) {
+    constexpr uint64_t at2 = 1ull << (FROM + ODD), at6 = 1ull << (FROM + ODD + 2);  // the sources of bits 2 and 6
+    const __m512i placed = _mm512_gf2p8affine_epi64_epi8((__m512i)ones, _mm512_set1_epi64((long long)(at2 << 40 | at6 << 8)), 0);
+    return (U32)_mm512_ternarylogic_epi32(_mm512_set1_epi32(0x33333333), (__m512i)(twos >> (2 * ODD)), placed, 0xEA);  // a & b | c
+}
+
 static inline F32 load_half(const uint8_t* p) { return (F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 static inline F32 load_bfloat(const uint8_t* p) {
     return (F32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);

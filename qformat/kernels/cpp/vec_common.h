@@ -29,6 +29,8 @@ static inline void store_words(uint16_t* p, H32 v) { *(H32u*)p = v; }
 // The instruction set's own.
 static inline F32 splat(float v);
 static inline U32 splat(uint32_t v);
+template <int ODD, int FROM>
+static inline U32 join_three(U32 twos, U32 ones);  // only where kJoinsThree
 
 // The dword at `p` in every lane, whatever its alignment.
 static inline U32 splat_dword(const void* p) {
