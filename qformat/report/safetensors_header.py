@@ -70,7 +70,8 @@ def _parse(header: bytes, file: str, data_size: int) -> tuple[list[Row], dict[st
         metadata = msgspec.json.decode(raw, type=dict[str, str]) if raw is not None else {}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidFileError(f"not a safetensors header: {error}", file=file, field="header", offset=8) from None
-    if header.count(b'"data_offsets"') > len(entries):
+    # an array follows the field only: a tensor of that name is an object, and a metadata entry a string
+    if sum(1 for _ in re.finditer(rb'"data_offsets"\s*:\s*\[', header)) > len(entries):
         raise InvalidFileError("a tensor name occurs twice", file=file, field="header", offset=8)
     decode = msgspec.json.Decoder(Entry).decode
     placed: list[tuple[int, int, Row]] = []

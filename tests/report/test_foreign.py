@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qformat.errors import InvalidFileError, LimitError, QFormatError, SourceError, UnsupportedError
@@ -52,8 +52,9 @@ arrays = st.dictionaries(
 
 
 @given(arrays)
+@example({"data_offsets": np.zeros(1, "float32"), "a": np.zeros(2, "int8")})
 def test_safetensors_as_written_by_its_own_library(tensors: dict[str, np.ndarray[Any, Any]]) -> None:
-    source = Bytes(safetensors_file(tensors, {"format": "pt"}))
+    source = Bytes(safetensors_file(tensors, {"format": "pt", "data_offsets": "data_offsets"}))
     view = safetensors_header.overview(source)
     assert {row.name: (row.shape, row.stored.dtype, row.nbytes) for row in view.rows} == {
         name: (array.shape, array.dtype.name, array.nbytes) for name, array in tensors.items()
