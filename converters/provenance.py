@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qformat import __version__
+from qformat.converters.methods import METHODS
 from qformat.converters.plan import Item, Plan, coverage
+from qformat.converters.recipe import Recipe
 
 TOOL = "qformat"
 
@@ -20,10 +22,15 @@ def fingerprint_of(plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "source": {file.name: {"size": file.size, "mtime_ns": file.mtime_ns} for file in files},
         "revision": source.revision or "",
-        "recipe": plan.recipe.normalised(),
+        "recipe": _recipe(plan.recipe),
         "settings": dict(settings),
         "tensors": len(plan.items),
     }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with the defaults of its method filled in: what was said and what was left unsaid make one file."""
+    return {**recipe.normalised(), **METHODS[recipe.method].resolve(recipe.options)}
 
 
 def metadata_of(
@@ -47,7 +54,7 @@ def metadata_of(
     found["qformat.source.files"] = [
         {"name": file.name, "size": file.size, "blake3": hashes[file.name]} for file in source.files
     ]
-    found["qformat.recipe"] = {**plan.recipe.normalised(), **settings}
+    found["qformat.recipe"] = {**_recipe(plan.recipe), **settings}
     found["qformat.tool"] = {"name": TOOL, "version": __version__}
     items = tuple(_as_done(item, left_dense) for item in plan.items)
     found["qformat.coverage"] = coverage(items)

@@ -131,9 +131,7 @@ class Method:
         table = {**self.options, "nonfinite": NONFINITE}
         for name, value in given.items():
             if name not in table:
-                raise RecipeError(
-                    f"method {self.name} has no such option", field=name, expected=", ".join(table), found=value
-                )
+                raise RecipeError(f"method {self.name} has no such option", field=name, expected=", ".join(table))
             if not table[name].accepts(value):
                 raise RecipeError(f"not for method {self.name}", field=name, expected=table[name].expected, found=value)
         return {name: given.get(name, option.default) for name, option in table.items()}

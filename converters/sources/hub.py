@@ -33,7 +33,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
         raise SourceError("no such path, and hub ids need huggingface_hub", file=name) from error
-    side = list(ATTACHMENTS)
+    side, failures = list(ATTACHMENTS), []
     for local in (False, True):
         try:
             folder = Path(
@@ -45,5 +45,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
                 )
             return folder
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-            failure = error
-    raise SourceError(f"no such path, and the hub has no such model or cannot be reached: {failure}", file=name)
+            failures.append(error)
+    why = failures[0]  # the network's; that the cache does not have it either says nothing more
+    said = "" if isinstance(why, LocalEntryNotFoundError | OfflineModeIsEnabled) else f": {str(why).splitlines()[0]}"
+    raise SourceError(f"no such path, and no such model in the hub or its cache{said}", file=name) from why

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from qformat import kernels, store
-from qformat.report import as_json
+from qformat.report import as_json, numbers
 from qformat.report.layout import Column, Table
 from qformat.report.terminal import Printer
 from qformat.report.throughput import Throughput, throughput
@@ -31,19 +31,30 @@ def command(file: str, whole: bool, rounds: int, json_: bool) -> int:
     printer.line(f"kernel {kernels.active()}, {kernels.get_threads()} threads")
     table = Table(
         [
-            Column("kind", keep=5, elastic=True, least=16),
-            Column("operation", keep=4),
-            Column("GB/s", align="right", keep=2),
-            Column("of a read", align="right", keep=3),
-            Column("Gweights/s", align="right", keep=1),
+            Column("stored as", keep=7, elastic=True, least=12),
+            Column("shape", keep=6),
+            Column("n", align="right", keep=1),
+            Column("operation", keep=5),
+            Column("GB/s", align="right", keep=3),
+            Column("of a read", align="right", keep=4),
+            Column("Gweights/s", align="right", keep=2),
         ]
     )
+    kind = None
     for each in found:
         speeds = (each.bytes_per_second / 1e9, each.share, each.weights_per_second / 1e9)
-        table.add(_kind(each), each.operation, *("–" if speed is None else f"{speed:.2f}" for speed in speeds))
+        about = _kind(each)
+        table.add(
+            *(about if about != kind else ("", "", "")),
+            each.operation,
+            *("–" if speed is None else f"{speed:.2f}" for speed in speeds),
+        )
+        kind = about
     printer.lines(table.lines(printer.width))
     if any(each.share is None for each in found):
         printer.line("–  fits the caches: no share of memory")
+    if found:
+        printer.line("n  tensors in rotation")
     if not found:
         printer.line("no quantized tensors")
     if tokens is not None:
@@ -52,14 +63,15 @@ def command(file: str, whole: bool, rounds: int, json_: bool) -> int:
     return 0
 
 
-def _kind(each: Throughput) -> str:
+def _kind(each: Throughput) -> tuple[str, str, str]:
+    """What is said once about the operations on a kind: how it is stored, its shape, how many there are."""
     words = [
         each.coding,
-        *([] if each.bits is None else [f"{each.bits} bits"]),
+        *([] if each.bits is None else [f"{each.bits}-bit"]),
         *([] if each.group_size is None else [f"g{each.group_size}"]),
         *([] if each.layout is None else [each.layout]),
     ]
-    return f"{' '.join(words)} {each.shape[0]}x{each.shape[1]}, {each.tensors} in rotation"
+    return " ".join(words), numbers.shape(each.shape), str(each.tensors)
 
 
 def _tokens(file: str, rounds: int) -> dict[str, float]:

@@ -46,7 +46,6 @@ def command(
 
     Interrupted at any moment, even by kill -9, the same command goes on where it was and ends with the same bytes.
 
-    \b
     Exit codes: 0 done; 2 an option makes no sense; 3 a rule matched nothing (nothing is written), or the file is
     complete but a gate failed: NaN or infinities in a linear, or an error above --max-error; 75 interrupted, the same
     command resumes.

@@ -55,6 +55,8 @@ class LocalFile:
             raise InvalidFileError(f"cannot be opened: {error.strerror}", file=path) from error
         try:
             found = os.fstat(self._fd)
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidFileError("not a regular file", file=path)
             self._signature = _signature(found)

@@ -19,6 +19,7 @@ from qformat.text import safe_text
 REDRAW = 0.1  # seconds between two drawings on a terminal
 LOG = 15.0  # seconds between two lines of a log
 BAR = 20
+NOTE = 12  # cells below which a note says nothing
 
 
 class Progress:
@@ -68,9 +69,10 @@ class Progress:
         drawn = bar(share, BAR)
         if cells(text) + BAR + 2 <= width - 1:
             text = f"{drawn}{' ' * (BAR - cells(drawn))}  {text}"
-        if self.note:
-            text += f"  {safe_text(self.note)}"
-        return clip(text, width - 1)  # the last cell stays free: some terminals wrap when it is written
+        room = width - 1 - cells(text) - 2  # the last cell stays free: some terminals wrap when it is written
+        if self.note and room >= NOTE:
+            text += f"  {clip(safe_text(self.note), room)}"
+        return clip(text, width - 1)
 
     def _draw(self, text: str) -> None:
         shown = self.printer.format([(text, "")])

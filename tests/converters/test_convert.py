@@ -209,6 +209,16 @@ def test_provenance(tmp_path: Path) -> None:
     assert reasons["embedding"] == ["model.embed_tokens.weight"]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_make_the_same_file_said_and_unsaid(method: str, tmp_path: Path) -> None:
+    said = {name: option.default for name, option in METHODS[method].options.items()}
+    for name, options in (("a.qf", {}), ("b.qf", said)):
+        qformat.convert(STORIES, tmp_path / name, method=method, recipe=options)
+    assert (tmp_path / "a.qf").read_bytes() == (tmp_path / "b.qf").read_bytes()
+    with qformat.open(tmp_path / "a.qf") as model:
+        assert model.metadata["qformat.recipe"].items() >= said.items()
+
+
 def test_nonfinite_weights_are_loud(tmp_path: Path) -> None:
     tensors = llama(1, dtype=np.float32)
     name = "model.layers.0.mlp.up_proj.weight"
