@@ -54,12 +54,13 @@ arrays = st.dictionaries(
 @given(arrays)
 @example({"data_offsets": np.zeros(1, "float32"), "a": np.zeros(2, "int8")})
 def test_safetensors_as_written_by_its_own_library(tensors: dict[str, np.ndarray[Any, Any]]) -> None:
-    source = Bytes(safetensors_file(tensors, {"format": "pt", "data_offsets": "data_offsets"}))
+    metadata = {"format": "pt", "data_offsets": "data_offsets"}
+    source = Bytes(safetensors_file(tensors, metadata))
     view = safetensors_header.overview(source)
     assert {row.name: (row.shape, row.stored.dtype, row.nbytes) for row in view.rows} == {
         name: (array.shape, array.dtype.name, array.nbytes) for name, array in tensors.items()
     }
-    assert view.metadata == {"format": "pt"}
+    assert view.metadata == metadata
     assert source.reads == 1
 
 
