@@ -52,6 +52,13 @@ class Names(Sequence[bytes]):
             raise IndexError(row)
         return bytes(self._pool[self._starts[row] : self._starts[row + 1]])
 
+    def text(self, rows: NDArray[Any]) -> list[str]:
+        """The names of some rows, many at a time."""
+        pool = str(self._pool, "ascii")
+        starts = np.asarray(self._starts)
+        ends = starts[rows + 1].tolist()
+        return [pool[a:b] for a, b in zip(starts[rows].tolist(), ends, strict=True)]
+
     def __iter__(self) -> Iterator[bytes]:
         pool, starts = bytes(self._pool), self._starts.tolist()
         return (pool[a:b] for a, b in pairwise(starts))

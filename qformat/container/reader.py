@@ -73,7 +73,7 @@ class Container(Mapping[str, Record]):
         found = []
         for part in self.parts:
             rows = part.index.order[part.index.order < part.tensors]
-            found += [part.names[row].decode() for row in rows.tolist()]
+            found += part.names.text(rows)
         return found
 
     def _find(self, name: str, attached: bool = False) -> tuple[int, int] | None:
@@ -123,29 +123,25 @@ class Container(Mapping[str, Record]):
         found: list[tuple[NDArray[Any], Sequence[str], int]] = []
         for part, base in zip(self.parts, self._scheme_base, strict=True):
             rows = part.index.order[part.index.order < part.tensors]
-            found.append((part.index.records.whole()[rows], [part.names[row].decode() for row in rows.tolist()], base))
+            found.append((part.index.records.whole()[rows], part.names.text(rows), base))
         return found
 
     @property
     def content_digest(self) -> str:
         """BLAKE3 in hex over names, shapes, schemes and tensor bytes: the same after any edit of metadata."""
-        lines: list[tuple[str, bytes]] = []
         schemes = [strictjson.dumps(scheme).decode() for scheme in self.schemes]
-        for records, names, base in self.columns():
-            fields = ("dtype", "rank", "shape", "parameters", "scheme")
-            keys = np.column_stack([records[field] for field in fields])
-            known: dict[bytes, str] = {}  # a model has few different shapes, so each is spelled once
-            for name, key, digest in zip(names, keys, records["digest"].tolist(), strict=True):
-                after = known.get(key.tobytes())
-                if after is None:
-                    dtype, rank, *numbers, scheme = key.tolist()
-                    shape, parameters = numbers[:rank], numbers[RANK:]
-                    text = strictjson.dumps([dtypes.NAME_OF_ID[dtype], shape, parameters]).decode()
-                    after = known[key.tobytes()] = f"{text[1:-1]},{schemes[scheme + base]}"
-                quoted = name.replace('"', '\\"')  # all that JSON escapes of what a name may hold
-                lines.append((name, f'["{quoted}",{after},"{digest.hex()}"]\n'.encode()))
+        lines: list[tuple[str, str]] = []
+        for part, base in zip(self.parts, self._scheme_base, strict=True):
+            records = part.index.records.whole()[: part.tensors]
+            names, about = part.names.text(np.arange(part.tensors)), _about(records, schemes[base:])
+            digests = records["digest"].tobytes().hex()
+            quoted = [name.replace('"', '\\"') for name in names]  # all that JSON escapes of what a name may hold
+            lines += [
+                (name, f'["{quote}",{text},"{digests[at : at + 64]}"]\n')
+                for name, quote, text, at in zip(names, quoted, about, range(0, len(digests), 64), strict=True)
+            ]
         lines.sort()  # names are ASCII, so their order is that of their bytes
-        return blake3.blake3(b"".join(line for _, line in lines)).hexdigest()
+        return blake3.blake3("".join([line for _, line in lines]).encode()).hexdigest()
 
     # -- bytes ---------------------------------------------------------------------------------------------------------
 
@@ -205,6 +201,19 @@ class Container(Mapping[str, Record]):
 
     def __repr__(self) -> str:
         return f"<qformat.Container {self.path!r}: {len(self)} tensors>"
+
+
+def _about(records: NDArray[Any], schemes: Sequence[str]) -> list[str]:
+    """What the content digest has of each tensor between its name and its bytes, as JSON."""
+    keys = np.column_stack([records[field] for field in ("dtype", "rank", "shape", "parameters", "scheme")])
+    rows = keys.view(f"V{keys.shape[1] * keys.itemsize}").reshape(-1).tolist()
+    texts: dict[bytes, str] = {}  # a model has few different shapes, so each is spelled once
+    for at, row in enumerate(rows):
+        if row not in texts:
+            dtype, rank, *numbers, scheme = keys[at].tolist()
+            text = strictjson.dumps([dtypes.NAME_OF_ID[dtype], numbers[:rank], numbers[RANK:]]).decode()
+            texts[row] = f"{text[1:-1]},{schemes[scheme]}"
+    return [texts[row] for row in rows]
 
 
 class Attachments(Mapping[str, bytes]):

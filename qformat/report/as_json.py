@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from qformat.report.overview import Overview, Row
 
 BATCH = 1000  # tensors to a piece
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
+_COMPACT = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_quote = json.encoder.encode_basestring_ascii
 
 
 def tensor(row: Row) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def tensor(row: Row) -> dict[str, Any]:
         "group_size": row.stored.group_size,
         "bits_per_weight": 8 * row.nbytes / weights if weights else None,
         "nbytes": row.nbytes,
-        "error": _plain(row.error),
-        "max_error": _plain(row.max_error),
+        "error": row.error if row.error is None else _plain(row.error),
+        "max_error": row.max_error if row.max_error is None else _plain(row.max_error),
         "alias_of": row.target,
         "stored_as": row.stored_as,
     }
@@ -71,17 +71,33 @@ def pieces(view: Overview) -> Iterator[str]:
     """The text of `overview(view)`, a piece at a time, each tensor on a line of its own."""
     yield dumps(head(view))[:-1] + ', "tensors": ['
     separator = "\n"
+    shared: dict[tuple[Any, ...], tuple[str, str]] = {}
     for start in range(0, len(view.rows), BATCH):
-        batch = ",\n".join([_line(tensor(row)) for row in view.rows[start : start + BATCH]])
-        yield separator + batch.replace("\x7f", "\\u007f")
+        lines = ",\n".join([_line(row, shared) for row in view.rows[start : start + BATCH]])
+        yield separator + lines.replace("\x7f", "\\u007f")
         separator = ",\n"
     yield "\n]}\n"
 
 
-def _line(value: dict[str, Any]) -> str:
-    """A tensor's object: msgspec is ten times as fast as json, but leaves what is not ASCII as it is."""
-    text = msgspec.json.encode(value).decode()
-    return text if text.isascii() else _ENCODER.encode(value)
+def _line(row: Row, shared: dict[tuple[Any, ...], tuple[str, str]]) -> str:
+    """A tensor's object. What many tensors have alike is spelled once, which halves the time of a large file."""
+    if row.target is not None:
+        return _COMPACT.encode(tensor(row))
+    key = row.shape, row.nbytes, id(row.stored)
+    around = shared.get(key)
+    if around is None:
+        whole = _COMPACT.encode({**tensor(row), "name": "", "error": None, "max_error": None})
+        before, _, after = whole.removeprefix('{"name":""').partition('"error":null,"max_error":null')
+        around = shared[key] = before, after
+    before, after = around
+    name, error, most = _quote(row.name), _number(row.error), _number(row.max_error)
+    return f'{{"name":{name}{before}"error":{error},"max_error":{most}{after}'
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "null"
+    return repr(value) if math.isfinite(value) else _quote(str(value))
 
 
 def _plain(value: Any) -> Any:
