@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "bounce.h"
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -106,21 +108,10 @@ double sharing() {
 
 // Nanoseconds for a cache line to go to the other thread and back.
 double round_trip() {
-    alignas(128) static std::atomic<uint32_t> ping, pong;
     double best = 1e9;
     for (int repeat = 0; repeat < 5; repeat++) {
         ping = 0, pong = 0;
-        const double seconds = on_threads(2, [](int i) {
-            for (uint32_t k = 1; k <= 1000; k++) {
-                if (i == 0) {
-                    ping = k;
-                    while (pong != k) _mm_pause();
-                } else {
-                    while (ping != k) _mm_pause();
-                    pong = k;
-                }
-            }
-        });
+        const double seconds = on_threads(2, [](int i) { bounce(i, 1000); });
         best = std::min(best, seconds / 1000 * 1e9);
     }
     return best;

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "../bounce.h"
 #include "kernels.h"
 
 // ---------------------------------------------------------------------------------------------- the table of variants
@@ -209,17 +210,7 @@ static Speed gemv_gbps(const Variant& v, const uint8_t* buf, size_t n, const Act
 
 // Core-to-core round trip in ns and FMA speed of two threads over one: they tell where the host has put the two virtual cores.
 static std::string host_state(double* rtt) {
-  alignas(128) static std::atomic<uint32_t> ping, pong;
-  auto bounce = [](int i, SpinBarrier&) {
-    for (uint32_t k = 1; k <= 300; k++)
-      if (i == 0) {
-        ping = k;
-        while (pong != k) _mm_pause();
-      } else {
-        while (ping != k) _mm_pause();
-        pong = k;
-      }
-  };
+  auto bounces = [](int i, SpinBarrier&) { bounce(i, 300); };
   auto fma = [](int, SpinBarrier&) {
     __m512 a[10], m = _mm512_set1_ps(0.999f);
     for (auto& r : a) r = m;
@@ -229,7 +220,7 @@ static std::string host_state(double* rtt) {
     sink += long(_mm512_reduce_add_ps(a[0]));
   };
   *rtt = 1e9;
-  for (int i = 0; i < 4; i++) ping = pong = 0, *rtt = std::min(*rtt, on_threads(2, bounce).seconds / 300 * 1e9);
+  for (int i = 0; i < 4; i++) ping = pong = 0, *rtt = std::min(*rtt, on_threads(2, bounces).seconds / 300 * 1e9);
   double one = 1e9, two = 1e9;
   for (int i = 0; i < 3; i++) one = std::min(one, on_threads(1, fma).seconds), two = std::min(two, on_threads(2, fma).seconds);
   return 2 * one / two < 1.5 ? "SMT" : *rtt < 150 ? "1CCD" : "2CCD";
