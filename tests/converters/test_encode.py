@@ -15,8 +15,8 @@ from qformat.converters.encode import Encoded, Encoder
 from qformat.converters.methods import METHODS, quantize
 from qformat.converters.plan import make_plan
 from qformat.converters.recipe import make_recipe
-from qformat.converters.run import Inline
 from qformat.converters.sources import open_source
+from qformat.converters.workers import Inline
 from tests.converters.checkpoints import save
 
 VARIANTS = [(name, {}) for name in METHODS] + [
