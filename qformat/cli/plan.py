@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -60,7 +61,7 @@ def command(
 
 def _print(plan: Any, costs: dict[str, Any], tensors: bool) -> None:
     from qformat.report import numbers
-    from qformat.report.layout import Column, Table
+    from qformat.report.layout import Column, Table, wrap
     from qformat.report.terminal import Printer
 
     printer = Printer()
@@ -83,19 +84,25 @@ def _print(plan: Any, costs: dict[str, Any], tensors: bool) -> None:
             item.axis if item.action == "quantize" else "",
             f"{item.bits_per_weight:.3f}" if item.length else "",
             numbers.size(item.length * count),
-            f"{item.reason}; rule {item.rule}" if item.rule else item.reason,
+            _why(item),
         )
-    for line in table.lines(printer.width):
-        printer.line(*line)
+    lines = list(table.lines(printer.width))
+    printer.lines(lines)
     printer.line("")
-    printer.line(
+    if not any(text.startswith("why") for text, _ in lines[0]):  # a narrow terminal: the reasons by themselves
+        reasons = Table([Column("tensors", align="right", keep=1), Column("why", elastic=True, cut="end")])
+        for why, count in Counter(map(_why, plan.items)).items():
+            reasons.add(str(count), why)
+        printer.lines(reasons.lines(printer.width))
+        printer.line("")
+    for text in (
         f"{numbers.plural(len(plan.items), 'tensor')}, {numbers.size(costs['bytes'])}, "
-        f"{costs['bits_per_weight']:.3f} bits per weight; attachments {numbers.size(costs['attachment_bytes'])}"
-    )
-    printer.line(
+        f"{costs['bits_per_weight']:.3f} bits per weight; attachments {numbers.size(costs['attachment_bytes'])}",
         f"memory ≤ {numbers.size(costs['peak_memory'])} with {numbers.plural(costs['workers'], 'worker')}, disk ≤ "
-        f"{numbers.size(costs['disk'])}, about {numbers.seconds(costs['seconds'])}"
-    )
+        f"{numbers.size(costs['disk'])}, about {numbers.seconds(costs['seconds'])}",
+    ):
+        for line in [text] if printer.width is None else wrap(text, printer.width):
+            printer.line(line)
     for warning in plan.source.warnings:
         printer.line(("note ", "dim"), warning)
 
@@ -111,6 +118,10 @@ def _rows(plan: Any, tensors: bool) -> list[tuple[str, int, Any]]:
         key = (fold_layers(item.name), item.tensor.shape, _becomes(item), item.length, item.reason, item.rule)
         folded.setdefault(key, []).append(item)
     return [(key[0] if len(items) > 1 else items[0].name, len(items), items[0]) for key, items in folded.items()]
+
+
+def _why(item: Any) -> str:
+    return f"{item.reason}; rule {item.rule}" if item.rule else str(item.reason)
 
 
 def _becomes(item: Any) -> str:

@@ -17,6 +17,8 @@ import qformat
 from qformat.cli.conversion import METHODS as OFFERED
 from qformat.cli.main import main
 from qformat.converters.methods import METHODS
+from qformat.report.layout import clip
+from tests.cli.command_line import terminal
 from tests.converters.checkpoints import STORIES, directory, llama
 
 
@@ -100,6 +102,15 @@ def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with qformat.open(tmp_path / "x.qf") as model:
         assert {row["name"]: row["nbytes"] for row in plan["tensors"]} == {name: model[name].nbytes for name in model}
         assert plan["bytes"] == sum(model[name].nbytes for name in model)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_plan_says_why_on_a_narrow_terminal(columns: int, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text('rules: [{match: "*.up_proj.weight", bits: 3}]')
+    lines = terminal(["plan", STORIES, "-r", tmp_path / "r.yaml"], columns, {"NO_COLOR": "1"}).splitlines()
+    assert max(map(len, lines)) <= columns
+    why = lines[lines.index("tensors  why") + 1 :]
+    assert clip("      5  linear (out, in); rule *.up_proj.weight", columns) in why
 
 
 def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
