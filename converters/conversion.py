@@ -29,10 +29,18 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did. `nonfinite`: tensor → (NaN, infinities); `left_dense`: why an item was not coded."""
+    """What a conversion did.
+
+    Attributes:
+        path, digest, size, files: of what was made; bytes of all its files, and how many they are.
+        nonfinite: tensor → (NaN, infinities).
+        left_dense: why an item was not coded.
+    """
 
     path: Path
     digest: str
+    size: int
+    files: int
     plan: Plan
     nonfinite: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     left_dense: Mapping[str, str] = field(default_factory=dict)
@@ -74,8 +82,8 @@ class Conversion:
         finally:
             output.close()
         with container.open(self.out) as made:
-            digest = made.digest
-        return Report(self.out, digest, self.plan, self.nonfinite, self.left_dense, self.errors)
+            found = made.digest, made.size, len(made.parts)
+        return Report(self.out, *found, self.plan, self.nonfinite, self.left_dense, self.errors)
 
     def _write(self, output: Output, executor: Executor | None) -> None:
         source = self.plan.source

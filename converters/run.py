@@ -100,7 +100,7 @@ def _existing(out: Path, plan: Plan, settings: dict[str, Any]) -> Report:
     """`out` is there: fine if it is what this run would make, an error otherwise."""
     try:
         with container.open(out) as found:
-            metadata, digest = dict(found.metadata), found.digest
+            metadata, about = dict(found.metadata), (found.digest, found.size, len(found.parts))
     except QFormatError as error:
         raise OutputError("exists; overwrite (--overwrite) replaces it", file=str(out)) from error
     sizes = {row["name"]: row["size"] for row in metadata.get("qformat.source.files", [])}
@@ -110,5 +110,5 @@ def _existing(out: Path, plan: Plan, settings: dict[str, Any]) -> Report:
         if all(
             metadata.get(key) == expected[key] for key in ("qformat.source.files", "qformat.recipe", "qformat.tool")
         ):
-            return Report(out, digest, plan, up_to_date=True)
+            return Report(out, *about, plan, up_to_date=True)
     raise OutputError("exists and is something else; overwrite (--overwrite) replaces it", file=str(out))

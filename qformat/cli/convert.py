@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
@@ -81,18 +80,17 @@ def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
 
     printer, plan = Printer(), report.plan
     if report.up_to_date:
-        printer.line(("ok", "good"), f"  {out} is already what this command makes")
+        printer.ok(f"{out} is already what this command makes")
         return
-    size = os.path.getsize(out) if len(plan.items) else 0
     coded = [item for item in plan.items if item.action == "quantize" and item.name not in report.left_dense]
     worst = max(report.errors.values(), default=0.0)
-    printer.line(
-        ("ok", "good"),
-        f"  {out}: {numbers.size(size)}, {plan.bits_per_weight:.3f} bits per weight, "
-        f"from {numbers.size(source_bytes)} in {numbers.seconds(elapsed)}",
+    files = f" in {numbers.plural(report.files, 'file')}" if report.files > 1 else ""
+    printer.ok(
+        f"{out}: {numbers.size(report.size)}{files}, {plan.bits_per_weight:.3f} bits per weight, "
+        f"from {numbers.size(source_bytes)} in {numbers.seconds(elapsed)}"
     )
-    printer.line(f"    {numbers.plural(len(coded), 'tensor')} quantized, largest relative error {worst:.4g}")
-    for line in dense_lines(plan, report.left_dense):
+    done = f"{numbers.plural(len(coded), 'tensor')} quantized, largest relative error {worst:.4g}"
+    for line in (done, *dense_lines(plan, report.left_dense)):
         first, *rest = [line] if printer.width is None else wrap(line, printer.width - 8)
         printer.line(f"    {first}")
         for part in rest:
@@ -125,7 +123,7 @@ def _print_json(out: str, report: Any, gates: list[str]) -> None:
             {
                 "file": out,
                 "digest": report.digest,
-                "total_bytes": os.path.getsize(out),
+                "total_bytes": report.size,
                 "bits_per_weight": plan.bits_per_weight,
                 "tensors": len(plan.items),
                 "quantized": sum(

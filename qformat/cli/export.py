@@ -29,5 +29,5 @@ def command(file: str, directory: str, dtype: str, shard_size: str, overwrite: b
         click.echo(as_json.dumps({"directory": directory, "files": list(done.files), "nbytes": done.nbytes}))
     elif not quiet:
         files = numbers.plural(len(done.files), "file")
-        Printer().line(("ok", "good"), f"  {directory}: {numbers.size(done.nbytes)} in {files}")
+        Printer().ok(f"{directory}: {numbers.size(done.nbytes)} in {files}")
     return 0

@@ -69,7 +69,7 @@ def _print(
         printer.line(("bad  ", "bad"), str(error))
     if not bad and not quiet:
         rest = f"{numbers.plural(tensors, 'tensor')}, {numbers.size(total)} in {numbers.seconds(elapsed)}"
-        printer.line(("ok", "good"), f"  {safe_text(file)}: {rest} ({numbers.rate(total, elapsed)})")
+        printer.ok(f"{file}: {rest} ({numbers.rate(total, elapsed)})")
         if unread:
             names = ", ".join(safe_text(name) for name in unread[:5]) + (" …" if len(unread) > 5 else "")
             note = f"{numbers.plural(len(unread), 'tensor')} of a later version, verified as bytes only: {names}"

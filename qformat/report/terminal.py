@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
-from qformat.report.layout import Line, line_cells
+from qformat.report.layout import Line, line_cells, wrap
 from qformat.text import safe_text
 
 _SGR = {
@@ -52,6 +52,13 @@ class Printer:
     def line(self, *spans: tuple[str, str] | str) -> None:
         """Print one line of spans; a plain string is a span without style."""
         self.lines([[(span, "") if isinstance(span, str) else span for span in spans]])
+
+    def ok(self, text: str) -> None:
+        """Say that something went well, in as many lines as it takes."""
+        first, *rest = [text] if self.width is None else wrap(safe_text(text), max(self.width - 4, 1))
+        self.line(("ok", "good"), f"  {first}")
+        for part in rest:
+            self.line(f"    {part}")
 
     def lines(self, lines: Iterable[Line]) -> None:
         """Print many lines, a few hundred at a time, so that a closed pipe is noticed early."""

@@ -54,7 +54,9 @@ def process(*arguments: object, env: dict[str, str] | None = None) -> Result:
     return Result(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
 
 
-def terminal(arguments: Sequence[object], columns: int, env: dict[str, str] | None = None) -> str:
+def terminal(
+    arguments: Sequence[object], columns: int, env: dict[str, str] | None = None, folder: os.PathLike[str] | None = None
+) -> str:
     """What a process prints on a terminal of `columns` columns, carriage returns of the line discipline removed."""
     import fcntl
     import termios
@@ -65,7 +67,9 @@ def terminal(arguments: Sequence[object], columns: int, env: dict[str, str] | No
     full.pop("COLUMNS", None)
     if env is None or "NO_COLOR" not in env:
         full.pop("NO_COLOR", None)
-    child = subprocess.Popen([*BASE, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=full)
+    child = subprocess.Popen(
+        [*BASE, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs, env=full, cwd=folder
+    )
     os.close(theirs)
     parts = []
     with contextlib.suppress(OSError):  # EIO: the other side is closed

@@ -105,6 +105,15 @@ def test_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80])
+def test_what_was_done_fits_the_terminal(columns: int, tmp_path: Path) -> None:
+    out = tmp_path / "x.qf"
+    for command in (["convert", STORIES, out], ["verify", out], ["convert", STORIES, out], ["export", out, "plain"]):
+        shown = terminal(command, columns, {"NO_COLOR": "1"}, tmp_path).split("\r\x1b[K")[-1].splitlines()
+        assert shown[0].startswith("ok  ")
+        assert max(map(len, shown)) <= columns
+
+
+@pytest.mark.parametrize("columns", [40, 80])
 def test_a_plan_says_why_on_a_narrow_terminal(columns: int, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text('rules: [{match: "*.up_proj.weight", bits: 3}]')
     lines = terminal(["plan", STORIES, "-r", tmp_path / "r.yaml"], columns, {"NO_COLOR": "1"}).splitlines()

@@ -90,7 +90,9 @@ def test_shards(tmp_path: Path) -> None:
         assert all(np.array_equal(many[name].decode(), one[name].decode()) for name in one)
     qformat.verify(tmp_path / "x.qf")
     assert report.path == tmp_path / "x.qf"
-    assert qformat.convert(STORIES, tmp_path / "x.qf", method="rtn", shard_size=60_000).up_to_date
+    assert (report.size, report.files) == (sum((tmp_path / name).stat().st_size for name in names), len(names))
+    again = qformat.convert(STORIES, tmp_path / "x.qf", method="rtn", shard_size=60_000)
+    assert again.up_to_date and (again.size, again.files) == (report.size, report.files)
 
 
 def test_compression_saves_a_third_of_bfloat16(tmp_path: Path) -> None:
