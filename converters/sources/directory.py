@@ -97,6 +97,8 @@ def open_file(path: Path, *, trust_quantized: bool = False) -> Source:
 def _read_any(path: Path) -> tuple[FileId, dict[str, SourceTensor]]:
     if path.suffix in (".bin", ".pt", ".pth"):
         return read_torch_file(path)
+    if path.suffix == ".qf":
+        raise SourceError("already quantized; qformat export makes a checkpoint of it", file=str(path))
     if path.suffix != ".safetensors":
         raise SourceError("not a checkpoint that can be read", file=str(path), expected=".safetensors or .bin")
     file, tensors, _ = read_header(path)

@@ -43,8 +43,9 @@ def command(file: str, digest: str | None, json_: bool, quiet: bool, workers: in
         _print(file, total, tensors, bad, unread, elapsed, quiet)
     if not bad:
         return 0
-    what = numbers.plural(len({error.tensor for error in bad if error.tensor is not None}), "bad tensor")
-    print(f"error: {safe_text(file)}: {numbers.plural(len(bad), 'problem')}, {what}", file=sys.stderr)
+    named = len({error.tensor for error in bad if error.tensor is not None})
+    what = f", {numbers.plural(named, 'bad tensor')}" if named else ""
+    print(f"error: {safe_text(file)}: {numbers.plural(len(bad), 'problem')}{what}", file=sys.stderr)
     return IntegrityError.exit_code
 
 

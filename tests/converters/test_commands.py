@@ -64,6 +64,10 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (["convert", str(STORIES), out], ["plan", str(STORIES)]):
         assert main([*verb, "--recipe", str(tmp_path / "r.yaml")]) == 3
     assert not Path(out).exists()
+    (tmp_path / "is.qf").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["convert", str(tmp_path / "is.qf"), out]) == 1
+    assert "qformat export" in capsys.readouterr().err
     assert main(["convert", str(STORIES), out, "--bits", "2", "--max-error", "0.01", "-q"]) == 3
     assert "above 0.01" in capsys.readouterr().err
     qformat.verify(out)
