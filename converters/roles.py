@@ -30,7 +30,7 @@ _DENSE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("norm", r"(^|[._])(\w*norm\w*|ln|ln_\w+|layer_norm\w*)(\.\w+)?$"),
         (
             "router",
-            r"(^|\.)(router|gate|shared_expert_gate|wg|gate_weight|router_\w+|switch)(\.(weight|wg|classifier))*$",
+            r"(^|\.)(router|gate|shared_expert_gate|wg|gate_weight|router_\w+|switch)(\.(weight|wg|classifier|layer))*$",
         ),
         ("small mixer", r"(^|\.)(A_log|dt_proj|x_proj|conv1d|time_\w+)(\.|$)"),
     )

@@ -89,6 +89,25 @@ def add(matrix: NDArray[Any], correction: Correction, arrays: Arrays, window: Wi
             return matrix
 
 
+def rows(correction: Correction, arrays: Arrays, wanted: range) -> dict[str, NDArray[Any]]:
+    """The arrays of the same correction of some rows of W."""
+    match correction:
+        case LowRank():
+            a = whole(arrays["a"])
+            return {"a": a, "b": cut(arrays["b"], Window(wanted.start, wanted.stop, 0, len(a)))}
+        case Outliers():
+            pointers = whole(arrays["row_pointers"])[wanted.start : wanted.stop + 1].astype(np.int64)
+            start, stop = int(pointers[0]), int(pointers[-1])
+            its = {name: elements(arrays[name], start, stop) for name in ("columns", "values")}
+            return its | {"row_pointers": pointers - start}
+        case OutlierColumns():
+            columns = whole(arrays["columns"])
+            return {
+                "columns": columns,
+                "values": cut(arrays["values"], Window(wanted.start, wanted.stop, 0, len(columns))),
+            }
+
+
 def check_indices(correction: Correction, where: str, arrays: Arrays, side: int) -> None:
     """Indices are in range: `arrays` holds the roles under the name `where`."""
     if isinstance(correction, Outliers):

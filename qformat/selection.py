@@ -46,14 +46,22 @@ def pick(length: int, index: Index, what: str) -> range | NDArray[np.int64]:
 
 
 class Selection:
-    """What is decoded of a tensor of `shape`, and how the result gets its shape back."""
+    """What is decoded of a tensor of `shape`, and how the result gets its shape back.
 
-    def __init__(self, shape: tuple[int, ...], transposed: bool, rows: Index, columns: Index) -> None:
+    `member`: of a stack of matrices only this one, as if it were a tensor of its own.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], transposed: bool, rows: Index, columns: Index, member: int | None = None
+    ) -> None:
         self.transposed = transposed
         picks: list[range | NDArray[np.int64]] = [range(length) for length in shape]
+        first = 0
+        if member is not None:
+            picks[0], first = range(member, member + 1), 1
         if rows is not None and columns is not None and len(shape) < 2:
             raise ValueError("rows and columns select the same dimension of this tensor")
-        for index, axis, what in ((rows, 0, "rows"), (columns, -1, "columns")):
+        for index, axis, what in ((rows, first, "rows"), (columns, -1, "columns")):
             if index is not None:
                 if not shape:
                     raise ValueError(f"a scalar has no {what}")
@@ -61,7 +69,7 @@ class Selection:
         order = list(range(len(shape)))
         if transposed:
             order[-2:] = order[:-3:-1]
-        self._shape = tuple(len(picks[axis]) for axis in order)
+        self._shape = tuple(len(picks[axis]) for axis in order[first:])
         self._lead = [(shape[axis], picks[axis]) for axis in order[:-1]]
         self._columns = picks[order[-1]] if shape else range(1)
         width = shape[order[-1]] if shape else 1

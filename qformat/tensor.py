@@ -115,6 +115,11 @@ class Tensor:
         return linear.matrix_shape(self.shape, self.scheme.transposed)
 
     @property
+    def _coded_shape(self) -> tuple[int, int]:
+        """The matrix that the extent holds."""
+        return self.matrix_shape
+
+    @property
     def can_slice_rows(self) -> bool:
         """Whether rows can be decoded without the others."""
         return not linear.mixes_rows(self.scheme)
@@ -124,7 +129,7 @@ class Tensor:
         """The numbers of the record that depend on the data."""
         return tuple(self._stored.parameters)
 
-    def __reduce__(self) -> tuple[type[Tensor], tuple[Model, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Tensor, (self._model, self.name)
 
     def __repr__(self) -> str:
@@ -153,7 +158,7 @@ class Tensor:
     def _parts(self) -> dict[str, Part]:
         """Every role, unread; the extent must be exactly as long as its scheme says."""
         with self._named():
-            extent = linear.layout(self.scheme, self.matrix_shape, self.parameters)
+            extent = linear.layout(self.scheme, self._coded_shape, self.parameters)
             if extent.length != self._stored.length:
                 raise InvalidFileError(
                     "the extent does not fit scheme and shape",
@@ -161,13 +166,13 @@ class Tensor:
                     expected=extent.length,
                     found=self._stored.length,
                 )
-            return linear.parts(self.scheme, self.matrix_shape, self.parameters, self._bytes)
+            return linear.parts(self.scheme, self._coded_shape, self.parameters, self._bytes)
 
     @cached_property
     def checked(self) -> dict[str, NDArray[Any] | Part]:
         """Every role, with what indexes something replaced by a checked private copy. Checked once."""
         with self._named():
-            return linear.secure(self.scheme, self.matrix_shape, self.parameters, self._parts)
+            return linear.secure(self.scheme, self._coded_shape, self.parameters, self._parts)
 
     def extent(self) -> NDArray[np.uint8]:
         """The bytes of the extent, where the model's residency keeps them."""
@@ -208,12 +213,15 @@ class Tensor:
             IndexError, TypeError, ValueError: rows or columns make no sense for the shape, or `out` does not fit.
         """
         target = numpy_dtype(dtype) if isinstance(dtype, str) and dtype in DTYPES else np.dtype(dtype)
-        selection = Selection(self.shape, self.scheme.transposed, rows, columns)
+        selection = self._selection(rows, columns)
         with self._named():
-            coded = decoding.Coded(self.scheme, self.matrix_shape, self.parameters, self.checked, self._bytes)
+            coded = decoding.Coded(self.scheme, self._coded_shape, self.parameters, self.checked, self._bytes)
             result = decoding.decode(coded, selection, target, out)
             self._model.container.guard()  # a file that changed meanwhile has not been decoded
         return result
+
+    def _selection(self, rows: Index, columns: Index) -> Selection:
+        return Selection(self.shape, self.scheme.transposed, rows, columns)
 
     def matvec(self, x: ArrayLike, mode: Literal["exact", "int8"] = "exact") -> NDArray[np.float32]:
         """y = W x without bias, float32.
@@ -258,5 +266,5 @@ class Tensor:
             QFormatError: the first fault, with file, tensor and role.
         """
         with self._named():
-            linear.check(self.scheme, self.matrix_shape, self._parts, self.parameters)
-            linear.check_padding(self.scheme, self.matrix_shape, self.parameters, self._bytes)
+            linear.check(self.scheme, self._coded_shape, self._parts, self.parameters)
+            linear.check_padding(self.scheme, self._coded_shape, self.parameters, self._bytes)

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("container", "codings"),
     ("linear", "transforms", "corrections", "sparse", "selection", "residency"),
     ("kernels",),
-    ("store", "tensor", "decoding", "verification"),
+    ("store", "tensor", "member", "decoding", "verification"),
     ("converters",),
     ("torch",),
     ("evaluate",),

@@ -14,6 +14,8 @@ from qformat import codings
 from qformat.codings import panel, tables
 from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
 from qformat.codings.parts import Arrays, Window, whole
+from qformat.codings.tiles import LANES
+from qformat.dtypes import itemsize
 from qformat.errors import KernelError
 from qformat.kernels import _native, additive
 
@@ -44,15 +46,17 @@ _TILE = 1 << 22
 
 @dataclass(frozen=True)
 class Operand:
-    """A matrix (N, K) to multiply with; `native` is what the native kernels read, None where only decoding serves."""
+    """`rows` of a matrix (N, K) to multiply with; `native` is what the native kernels read of them, None where only
+    decoding serves."""
 
     coding: Coding
     shape: tuple[int, int]
     arrays: Arrays
     native: _native.Panels | _native.Additive | NDArray[np.uint8] | None
+    rows: range
 
     def matvec(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> NDArray[np.float32]:
-        """x (batch, K) of float32, float16 or bfloat16 times the matrix, transposed: float32 (batch, N).
+        """x (batch, K) of float32, float16 or bfloat16 times the rows, transposed: float32 (batch, rows).
 
         `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs, or, for
         additive codes of up to 8 bits, the tables of partial products. `rounded`: for bfloat16 x the entries of a
@@ -64,7 +68,7 @@ class Operand:
         if kind is None:
             raise KernelError("x has the wrong dtype", expected=", ".join(_FLOATS), found=x.dtype)
         native = self.native
-        out = np.empty((len(x), self.shape[0]), np.float32)
+        out = np.empty((len(x), len(self.rows)), np.float32)
         if kernel == "reference" or native is None or out.size == 0:
             return self._reference(np.ascontiguousarray(x, dtype=np.float32), out)
         if isinstance(native, Panels):
@@ -75,18 +79,18 @@ class Operand:
         values = np.ascontiguousarray(x, dtype=np.float32)
         if isinstance(native, np.ndarray):
             assert isinstance(self.coding, Dense)
-            _native.matvec_dense(kernel, native, *self.shape, _FLOATS[self.coding.dtype], values, out)
+            _native.matvec_dense(kernel, native, *out.shape[1:], self.shape[1], _FLOATS[self.coding.dtype], values, out)
         else:
             _native.matvec_additive(kernel, native, values, mode == "exact", out)
         return out
 
     def _reference(self, x: NDArray[np.float32], out: NDArray[np.float32]) -> NDArray[np.float32]:
-        rows, inputs = self.shape
+        first, inputs = self.rows.start, self.shape[1]
         step = max(_TILE // max(inputs, 1), 1)
-        for top in range(0, rows, step):
-            bottom = min(top + step, rows)
+        for top in range(first, self.rows.stop, step):
+            bottom = min(top + step, self.rows.stop)
             tile = codings.decode(self.coding, self.shape, self.arrays, Window(top, bottom, 0, inputs))
-            np.matmul(x, tile.T, out=out[:, top:bottom])
+            np.matmul(x, tile.T, out=out[:, top - first : bottom - first])
         return out
 
 
@@ -140,21 +144,44 @@ def decode_into(kernel: str, native: Panels | _native.Additive, first: int, last
         _native.decode(kernel, native, first, last, kind, stored)
 
 
-def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8]) -> Operand:
-    """An operand over arrays that have been checked; nothing is copied.
+def stretch(coding: Coding, shape: tuple[int, int], rows: range) -> slice | None:
+    """Which bytes hold `rows`, of the part of the extent where the kernels stream; None where none do, or where a panel
+    has other rows as well."""
+    if isinstance(coding, Dense):
+        height, size = 1, shape[1] * itemsize(coding.dtype)
+    else:
+        geometry = codings.geometry(coding, shape)
+        if geometry is None:
+            return None
+        height, size = panel.ROWS if isinstance(geometry, panel.Panels) else LANES, geometry.panel_bytes
+    if rows.start % height or (rows.stop % height and rows.stop != shape[0]):
+        return None
+    return slice(rows.start // height * size, -(-rows.stop // height) * size)
 
-    `body` is the part of the extent where the kernels stream: the panels, or the values of a dense coding. Nested
-    scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read in place.
+
+def prepare(
+    coding: Coding,
+    shape: tuple[int, int],
+    arrays: Arrays,
+    body: NDArray[np.uint8] | None,
+    rows: range | None = None,
+) -> Operand:
+    """An operand of some rows (None: all) over arrays that have been checked; nothing is copied.
+
+    `body` is what `stretch` says of the part of the extent where the kernels stream: the panels, or the values of a
+    dense coding. Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed
+    integers are read in place.
     """
+    rows = range(shape[0]) if rows is None else rows
     native: _native.Panels | _native.Additive | NDArray[np.uint8] | None = None
-    if 0 not in shape:
-        if isinstance(coding, Dense) and coding.dtype in _FLOATS:
-            native = body
+    if body is not None and rows and shape[1]:
+        if isinstance(coding, Dense):
+            native = body if coding.dtype in _FLOATS else None
         elif isinstance(coding, Affine | Lookup):
-            native = _panels(coding, shape, arrays, body, range(shape[0]))
+            native = _panels(coding, shape, arrays, body, rows)
         elif isinstance(coding, Additive):
-            native = additive.view(coding, shape, arrays, body, range(shape[0]))
-    return Operand(coding, shape, arrays, native)
+            native = additive.view(coding, shape, arrays, body, rows)
+    return Operand(coding, shape, arrays, native, rows)
 
 
 def _panels(

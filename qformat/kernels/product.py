@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import linear, transforms
+from qformat import corrections, linear, transforms
 from qformat.codings.panel import ROWS
-from qformat.codings.parts import Arrays, whole
+from qformat.codings.parts import Arrays, Buffer, whole
 from qformat.corrections import Correction, LowRank, Outliers
 from qformat.errors import KernelError
 from qformat.kernels import operand
 from qformat.kernels.operand import Mode, Operand
 from qformat.linear import Scheme
+from qformat.transforms import Scale
 
 Floats = NDArray[np.float32]
 
@@ -27,6 +28,7 @@ class Product:
         scheme, shape, parameters: what the record says.
         arrays: every role, checked (`linear.secure`); what indexes something must be a private copy.
         extent: the stored bytes, which must stay alive and unchanged; panels are read in place.
+        rows: of the weight, where it is not all of them: output transforms must not mix rows then.
     """
 
     def __init__(
@@ -35,14 +37,18 @@ class Product:
         shape: tuple[int, int],
         parameters: tuple[int, ...],
         arrays: Arrays,
-        extent: NDArray[np.uint8],
+        extent: Buffer,
+        rows: range | None = None,
     ) -> None:
-        self.scheme, self.shape, self._arrays = scheme, shape, arrays
+        self._rows = range(shape[0]) if rows is None else rows
+        self.scheme, self.shape, self._arrays = scheme, (len(self._rows), shape[1]), arrays
         coded = linear.coded_shape(scheme, shape, parameters)
         places = linear.layout(scheme, shape, parameters).places
-        place = places.get("panels") or places.get("values")
-        body = extent[place.offset : place.offset + place.nbytes] if place is not None else extent[:0]
-        self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, body)
+        place, part = places.get("panels") or places.get("values"), operand.stretch(scheme.coding, coded, self._rows)
+        body = None
+        if place is not None and part is not None:
+            body = extent[place.offset + part.start : place.offset + part.stop]
+        self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, body, self._rows)
         threshold = scheme.activations.outlier_threshold if scheme.activations is not None else None
         self._threshold = threshold or None
         self._bare = not (scheme.transforms or scheme.output_transforms or scheme.corrections or self._threshold)
@@ -60,11 +66,13 @@ class Product:
         y = self._coded(self._before(x), mode, kernel, rounded)
         for number in reversed(range(len(self.scheme.output_transforms))):
             its = self._under(f"output_transforms.{number}")
+            if isinstance(self.scheme.output_transforms[number], Scale):
+                its = {"scales": whole(its["scales"])[self._rows.start : self._rows.stop]}
             y = transforms.multiply(y, self.scheme.output_transforms[number], its, self.shape[0])
         if self._corrections:
             values = x.astype(np.float32)
-            for correction, its in self._corrections:
-                y += _corrected(correction, its, values)
+            for correction, ready in self._corrections:
+                y += _corrected(correction, ready, values)
         return y
 
     def matvec_into(self, x: NDArray[np.uint8], dtype: str, mode: Mode, kernel: str, out: NDArray[np.float32]) -> bool:
@@ -126,17 +134,14 @@ class Product:
 
     @cached_property
     def _corrections(self) -> list[tuple[Correction, dict[str, NDArray[Any]]]]:
-        """Corrections with their arrays as float32 and intp: small, so made ready once."""
-        return [
-            (
-                correction,
-                {
-                    name: whole(array).astype(np.float32 if name in ("a", "b", "values") else np.intp)
-                    for name, array in self._under(f"corrections.{number}").items()
-                },
-            )
-            for number, correction in enumerate(self.scheme.corrections)
-        ]
+        """Corrections of these rows with their arrays as float32 and intp: small, so made ready once."""
+        found = []
+        for number, correction in enumerate(self.scheme.corrections):
+            arrays = corrections.rows(correction, self._under(f"corrections.{number}"), self._rows)
+            floats = ("a", "b", "values")
+            ready = {name: a.astype(np.float32 if name in floats else np.intp) for name, a in arrays.items()}
+            found.append((correction, ready))
+        return found
 
 
 def _corrected(correction: Correction, arrays: dict[str, NDArray[Any]], x: Floats) -> Floats:

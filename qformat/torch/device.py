@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qformat import linear
+from qformat.member import Member
 from qformat.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 def on_device(tensor: Tensor, device: torch.device) -> Operand | None:
     """A weight made ready for products on `device`; None where only decoding serves.
 
-    That is: transforms or corrections around the coding, a coding or layout without a kernel, or no triton.
+    That is: transforms or corrections around the coding, a coding or layout without a kernel, a member of a stack, or
+    no triton.
 
     Raises:
         QFormatError: the file is damaged.
     """
     scheme, shape = tensor.scheme, tensor.matrix_shape
-    if scheme.transforms or scheme.output_transforms or scheme.corrections or find_spec("triton") is None:
+    if isinstance(tensor, Member) or find_spec("triton") is None:
+        return None
+    if scheme.transforms or scheme.output_transforms or scheme.corrections:
         return None
     from qformat.kernels import triton
 

@@ -188,7 +188,7 @@ class QLinear(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # the weight travels as the path of its file: copies and workers map it again
-        return _again, (self.tensor._model, self.tensor.name, self.bias, self._mode, self.training)
+        return _again, (self.tensor, self.bias, self._mode, self.training)
 
 
 def set_mode(module: nn.Module, mode: Mode) -> None:
@@ -198,8 +198,8 @@ def set_mode(module: nn.Module, mode: Mode) -> None:
             layer.mode = mode
 
 
-def _again(model: Any, name: str, bias: torch.Tensor | None, mode: Mode, training: bool) -> QLinear:
-    return QLinear(model[name], bias, mode=mode).train(training)
+def _again(tensor: Tensor, bias: torch.Tensor | None, mode: Mode, training: bool) -> QLinear:
+    return QLinear(tensor, bias, mode=mode).train(training)
 
 
 # What the kernels multiply with, and what they call it.

@@ -16,6 +16,7 @@ from qformat.store import Model
 from qformat.tensor import Tensor
 from qformat.torch.arrays import dense
 from qformat.torch.embedding import QEmbedding
+from qformat.torch.experts import FindPieces, Pieces, stacked, stand_ins
 from qformat.torch.linear import Mode, QLinear
 
 # A name in the module to the names that the file may use for it, the likeliest first.
@@ -27,12 +28,12 @@ Assemble = Callable[[str, torch.dtype | None], tuple[torch.Tensor, list[str]] | 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of loading: names in the module, but for `unused`, which are names in the file. `assembled` parameters
-    are made of several tensors, decoded where those are coded."""
+    """What came of loading: names in the module, but for `unused`, which are names in the file. `dense` parameters that
+    the file has coded are `decoded` as well, and so are those made of several tensors."""
 
     quantized: list[str] = field(default_factory=list)
     dense: list[str] = field(default_factory=list)
-    assembled: list[str] = field(default_factory=list)
+    decoded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -46,13 +47,15 @@ def load_into(
     strict: bool = True,
     residency: Residency = "mmap",
     names: Names = lambda name: (name,),
+    pieces: FindPieces = lambda name, shape: None,
     assemble: Assemble = lambda name, dtype: None,
 ) -> Loaded:
     """Give `module`, real or on the meta device, the weights of a file.
 
     A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`, an `nn.Embedding` a
-    `QEmbedding`. Other parameters and buffers are views of the mapping where the dtype fits and decoded copies where
-    not; they have no gradients, and the mapped ones must not be written to. Parameters that the module ties stay tied.
+    `QEmbedding`, transformers' experts become `QExperts`. Other parameters and buffers are views of the mapping where
+    the dtype fits and decoded copies where not; they have no gradients, and the mapped ones must not be written to.
+    Parameters that the module ties stay tied.
 
     Args:
         module: the weights that it has are dropped.
@@ -62,6 +65,7 @@ def load_into(
         residency: of a file that is opened here, see `qformat.open`.
         strict: refuse a file that lacks a parameter or a persistent buffer.
         names: what the file may call a parameter of the module.
+        pieces: finds the matrices of a parameter of experts that the file has one by one.
         assemble: makes a parameter that the file has only in pieces.
 
     Raises:
@@ -71,6 +75,12 @@ def load_into(
     file = path if isinstance(path, Model) else store.open(path, residency=residency)
     report = Loaded()
     used: set[str] = set()
+
+    def find(name: str, shape: tuple[int, ...]) -> Pieces | None:
+        found = next((file[other] for other in names(name) if other in file), None)
+        return pieces(name, shape) if found is None else stacked(found, found.shape != shape)
+
+    experts = list(stand_ins(module, find, dtype, mode))
     for group in _tied(module):
         found = next((other for name in group for other in names(name) if other in file), None)
         if found is None:
@@ -79,12 +89,20 @@ def load_into(
                 report.missing.extend(group)
             else:
                 _set(module, group, nn.Parameter(made[0], requires_grad=False))
-                report.assembled.extend(group)
+                report.dense.extend(group)
+                report.decoded.extend(group)
                 used.update(made[1])
             continue
         used.update(other for name in group for other in names(name) if other in file)
         _fill(module, group, file[found], dtype, mode, report)
     _fill_buffers(module, file, names, dtype, used, report)
+    for stand_in in experts:
+        stand_in.place(module)
+        for name, its in stand_in.weights.items():
+            parts = [part for expert in its.experts for part in expert]
+            coded = any(part.coding != "dense" for part in parts)
+            (report.quantized if coded else report.dense).append(name)
+            used.update(part.name for part in parts)
     report.unused.extend(name for name in file if name not in used)
     if strict and report.missing:
         raise UnsupportedError(
@@ -131,6 +149,8 @@ def _fill(
             parameter = nn.Parameter(dense(tensor, _target(tensor, dtype)), requires_grad=False)
         setattr(owner, last, parameter)
         report.dense.append(name)
+        if tensor.coding != "dense":
+            report.decoded.append(name)
 
 
 def _set(module: nn.Module, group: list[str], parameter: nn.Parameter) -> None:

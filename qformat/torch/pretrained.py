@@ -19,6 +19,7 @@ from qformat.errors import UnsupportedError
 from qformat.residency import Residency
 from qformat.store import Model
 from qformat.torch.arrays import torch_dtype
+from qformat.torch.experts import Pieces
 from qformat.torch.linear import Mode
 from qformat.torch.load import load_into
 from qformat.torch.renamed import Renamed
@@ -66,14 +67,17 @@ def load_model(
         yield prefix + name if not name.startswith(prefix) else name.removeprefix(prefix)
         yield from renamed().names(name)
 
+    def pieces(name: str, shape: tuple[int, ...]) -> Pieces | None:
+        return renamed().pieces(name, shape)
+
     def assemble(name: str, dtype: torch.dtype | None) -> tuple[torch.Tensor, list[str]] | None:
         return renamed().assemble(name, dtype)
 
-    report = load_into(model, file, dtype=compute, mode=mode, names=names, assemble=assemble)
-    if report.assembled:
+    report = load_into(model, file, dtype=compute, mode=mode, names=names, pieces=pieces, assemble=assemble)
+    if report.decoded:
         warnings.warn(
-            f"{len(report.assembled)} weights are decoded, since transformers keeps them as one where the file has "
-            f"several: {', '.join(report.assembled[:3])} …",
+            f"{len(report.decoded)} weights are decoded, since the modules that use them are none that can read codes: "
+            f"{', '.join(report.decoded[:3])}{' …' * (len(report.decoded) > 3)}",
             stacklevel=2,
         )
     if "generation_config.json" in file.attachments and hasattr(model, "generation_config"):

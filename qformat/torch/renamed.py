@@ -1,7 +1,8 @@
 """Checkpoints whose names differ from the module's: transformers' own table of renamings and conversions, applied.
 
 transformers keeps the experts of a layer as one three-dimensional parameter where checkpoints, and so files made of
-them, have a matrix an expert. Such parameters are put together from decoded weights.
+them, have a matrix an expert. `QExperts` multiplies with these; for other modules such parameters are put together from
+decoded weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 from qformat.store import Model
 from qformat.torch.arrays import dense
+from qformat.torch.experts import Pieces, stacked
 
 
 class Renamed:
@@ -41,6 +43,30 @@ class Renamed:
     def names(self, name: str) -> list[str]:
         """What the file calls a parameter that it has under another name."""
         return self._plain.get(name, [])
+
+    def pieces(self, name: str, shape: tuple[int, ...]) -> Pieces | None:
+        """The matrices of a parameter (experts, …) of this shape; None unless all that transformers does with them is
+        stacking, joining by their rows, and turning."""
+        from transformers.core_model_loading import Concatenate, MergeModulelist, Transpose
+
+        parts = self._parts.get(name)
+        if not parts:
+            return None
+        converter = self._converters[parts[0][0]]
+        by_pattern = [[self._file[part] for its, part in parts if its == own] for own in converter.source_patterns]
+        match converter.operations:
+            case [MergeModulelist(dim=0)] if len(by_pattern) == 1:
+                pass
+            case [MergeModulelist(dim=0), Concatenate(dim=1)]:
+                pass
+            case [Transpose() as turn] if len(parts) == 1 and len(shape) == 3 and {turn.dim0, turn.dim1} == {1, 2}:
+                tensor = self._file[parts[0][1]]
+                return stacked(tensor, not turn.check_dims or tensor.shape != shape)
+            case _:
+                return None
+        if {len(its) for its in by_pattern} != {shape[0]}:
+            return None
+        return Pieces([list(its) for its in zip(*by_pattern, strict=True)])
 
     def assemble(self, name: str, dtype: torch.dtype | None) -> tuple[torch.Tensor, list[str]] | None:
         """A parameter made of several tensors, decoded, and the names of those; None if the file has none for it."""

@@ -23,7 +23,8 @@ LINEAR = ["model.layers.0.self_attn.q_proj.weight", "model.layers.3.mlp.experts.
 DENSE = ["model.embed_tokens.weight", "lm_head.weight", "transformer.wte.weight", "shared.weight", "output.weight",
          "bert.embeddings.word_embeddings.weight", "model.layers.0.mlp.gate.weight", "model.layers.1.block_sparse_moe.gate.weight",  # noqa: E501
          "model.layers.0.mlp.shared_expert_gate.weight", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",  # noqa: E501
-         "backbone.layers.0.mixer.A_log", "model.layers.0.router.classifier.weight", "score.weight"]  # fmt: skip
+         "backbone.layers.0.mixer.A_log", "model.layers.0.router.classifier.weight", "score.weight",
+         "model.layers.0.block_sparse_moe.router.layer.weight"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LINEAR)

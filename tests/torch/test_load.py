@@ -203,48 +203,6 @@ def test_modes_are_set_together(stories: Path) -> None:
     assert {layer.mode for layer in layers} == {"exact"}
 
 
-MIXTURES: dict[str, tuple[type[Any], Any]] = {
-    "mixtral": (
-        transformers.MixtralForCausalLM,
-        transformers.MixtralConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
-            vocab_size=90, num_local_experts=12, num_experts_per_tok=2,
-        ),
-    ),
-    "qwen": (
-        transformers.Qwen3MoeForCausalLM,
-        transformers.Qwen3MoeConfig(
-            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-            intermediate_size=96, moe_intermediate_size=32, vocab_size=90, num_experts=4, num_experts_per_tok=2,
-            decoder_sparse_step=1,
-        ),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", MIXTURES)
-def test_experts_that_transformers_keeps_as_one_are_decoded(kind: str, tmp_path: Path) -> None:
-    """Checkpoints have a matrix an expert, transformers' module one parameter for all: put together, with a warning."""
-    torch.manual_seed(0)
-    cls, config = MIXTURES[kind]
-    model = cls(copy.deepcopy(config)).eval()
-    model.save_pretrained(tmp_path / "source")
-    path = tmp_path / "model.qf"
-    qformat.convert(tmp_path / "source", path, method="rtn", bits=8, group_size=32)
-    with qformat.open(path) as file:
-        experts = [name for name, tensor in file.items() if ".experts." in name and tensor.coding != "dense"]
-        state = {name: torch.from_numpy(tensor.decode()) for name, tensor in file.items()}
-    assert experts
-    with pytest.warns(UserWarning, match="decoded"):
-        loaded = load_model(path, dtype="float32")
-    # the same weights through transformers' own loader
-    reference = cls.from_pretrained(None, config=copy.deepcopy(config), state_dict=state).eval()
-    ids = torch.randint(90, (2, 12), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, reference(ids).logits, rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(loaded(ids).logits, model(ids).logits, atol=1e-6)
-
-
 class Small(nn.Module):
     """A module that no library knows: a linear, a norm with a buffer, an embedding, a convolution."""
 
