@@ -91,6 +91,24 @@ class QExperts(nn.Module):
         _layers[self._handle] = self
 
 
+class QSortedExperts(QExperts):
+    """Llama 4's: rows come already multiplied with their weights, as many for each expert, those of the first expert
+    first. A row of zeros is one that was not routed there."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """hidden_states (experts · tokens, hidden_size) to the same shape."""
+        own = torch.arange(self.num_experts, device=hidden_states.device)
+        own = own.repeat_interleave(hidden_states.shape[0] // self.num_experts)
+        index = torch.where(hidden_states.any(-1), own, self.num_experts)[:, None]
+        return super().forward(hidden_states, index, torch.ones_like(index, dtype=hidden_states.dtype))
+
+    def _expert(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        module: Any = self.module
+        gate, up = self.up[number](x).chunk(2, dim=-1)
+        y: torch.Tensor = self.down[number](up * module.act_fn(gate))
+        return y
+
+
 class Joined(nn.Module):
     """Outputs of several products with the same x, one after the other: a gate and an up projection."""
 
@@ -121,6 +139,7 @@ class StandIn(NamedTuple):
 
     name: str
     module: nn.Module
+    kind: type[QExperts]
     up: list[nn.Module]
     down: list[nn.Module]
     weights: dict[str, Pieces]
@@ -128,36 +147,52 @@ class StandIn(NamedTuple):
     def place(self, root: nn.Module) -> None:
         """Into the tree, for the module that has been filled."""
         above, _, own = self.name.rpartition(".")
-        made = QExperts(self.module, self.up, self.down).train(self.module.training)
+        made = self.kind(self.module, self.up, self.down).train(self.module.training)
         setattr(root.get_submodule(above), own, made)
 
 
 def stand_ins(root: nn.Module, find: FindPieces, dtype: torch.dtype | None, mode: Mode) -> Iterator[StandIn]:
     """Experts below `root` that can stay in the file; the parameters that this makes superfluous are deleted there."""
     for name, module in list(root.named_modules()):
-        if not name or not is_experts(module):
+        how = _kind(module) if name else None
+        if how is None:
             continue
-        settings: Any = module
         found = {}
-        for own in ("gate_up_proj" if settings.has_gate else "up_proj", "down_proj"):
+        for own in (how.first, "down_proj"):
             shape = tuple(getattr(module, own).shape)
             pieces = find(f"{name}.{own}", shape)
-            if pieces is not None and _fit(pieces, shape, settings.is_transposed):
+            if pieces is not None and _fit(pieces, shape, how.transposed):
                 found[own] = pieces
         if len(found) < 2:
             continue
-        up, down = (_matrices(pieces, settings.is_transposed, dtype, mode) for pieces in found.values())
+        up, down = (_matrices(pieces, how.transposed, dtype, mode) for pieces in found.values())
         for own in found:
             delattr(module, own)
-        yield StandIn(name, module, up, down, {f"{name}.{own}": pieces for own, pieces in found.items()})
+        yield StandIn(name, module, how.kind, up, down, {f"{name}.{own}": pieces for own, pieces in found.items()})
 
 
-def is_experts(module: nn.Module) -> bool:
-    """Whether a module computes what transformers' implementations of experts compute: any of them may serve, and so
-    may this one. The decorator of such classes says how their weights lie."""
-    forward = type(module).forward
-    theirs = getattr(forward, "__globals__", {}).get("__name__") == "transformers.integrations.moe"
-    return theirs and _is_understood() and not getattr(module, "_is_expert_parallel", False)
+class _Kind(NamedTuple):
+    """What stands in for a module of experts, its first parameter's name, and whether its parameters are (in, out)."""
+
+    kind: type[QExperts]
+    first: str
+    transposed: bool
+
+
+def _kind(module: Any) -> _Kind | None:
+    """How a module's experts compute, None if that is not known.
+
+    Where transformers chooses among implementations of experts, any of them may serve, and so may this one; the
+    decorator of such classes says how their weights lie.
+    """
+    known = type(module).forward
+    if getattr(known, "__globals__", {}).get("__name__") == "transformers.integrations.moe":
+        if not _is_understood() or module._is_expert_parallel:
+            return None
+        return _Kind(QExperts, "gate_up_proj" if module.has_gate else "up_proj", module.is_transposed)
+    if known.__qualname__ == "Llama4TextExperts.forward" and known.__module__.startswith("transformers.models.llama4."):
+        return _Kind(QSortedExperts, "gate_up_proj", True)
+    return None
 
 
 @cache

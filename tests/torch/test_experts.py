@@ -14,14 +14,15 @@ from torch import nn
 
 import qformat
 from qformat.torch import QExperts, QLinear, load_model, set_mode
+from qformat.torch.renamed import Renamed
 
 COMMON: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 90,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
 }  # fmt: skip
 
-# A matrix an expert in the file (w1, w2, w3; gate_proj, …), one tensor for all, with biases and (in, out), without a
-# gate, and one whose class does not follow transformers' contract of experts.
+# A matrix an expert in the file (w1, w2, w3; gate_proj, …), one tensor for all, that (in, out) and with biases, and a
+# class that has rows sorted by expert.
 MIXTURES: dict[str, tuple[type[Any], Any]] = {
     "mixtral": (
         transformers.MixtralForCausalLM,
@@ -58,6 +59,13 @@ MIXTURES: dict[str, tuple[type[Any], Any]] = {
         transformers.GptOssConfig(
             **COMMON, head_dim=16, intermediate_size=96, num_local_experts=4, num_experts_per_tok=2,
             layer_types=["full_attention", "sliding_attention"],
+        ),
+    ),
+    "llama4": (
+        transformers.Llama4ForCausalLM,
+        transformers.Llama4TextConfig(
+            **COMMON, head_dim=16, intermediate_size=32, intermediate_size_mlp=96, num_local_experts=4,
+            num_experts_per_tok=1, interleave_moe_layer_step=1,
         ),
     ),
 }  # fmt: skip
@@ -182,3 +190,17 @@ def test_dense_experts_are_views_of_the_mapping(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = decoded("mixtral", tmp_path / "model.qf")(tokens()).logits
         torch.testing.assert_close(loaded(tokens()).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_modules_get_them_put_together(tmp_path: Path) -> None:
+    """What a module needs as one parameter is what transformers' own loader makes of the matrices."""
+    model, folder = saved(tmp_path / "source", "mixtral")
+    qformat.convert(folder, tmp_path / "model.qf", method="rtn", bits=4, group_size=32)
+    expected = decoded("mixtral", tmp_path / "model.qf").state_dict()
+    with qformat.open(tmp_path / "model.qf") as file:
+        renamed = Renamed(model, file)
+        for name in ("model.layers.1.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"):
+            made = renamed.assemble(name, torch.float32)
+            assert made is not None
+            assert torch.equal(made[0], expected[name])
+            assert all(part in file for part in made[1])
