@@ -25,36 +25,48 @@ static inline void store_low_bytes(uint8_t* p, U32 first, U32 second) {
 }
 
 #define QF_HAS_BLOCK_OF_BYTES4
-// Four tables of 16 bytes at a time. Their codes are interleaved first, so that a lane has those of one row: then one shuffle
+// Four tables of 16 bytes. Their codes are interleaved first, so that a lane has those of one row: then one shuffle
 // looks up all four and one dot product adds them up.
-template <class Ahead>
-static inline void block_of_bytes4(const uint8_t* p, const uint8_t* table, int count, Ahead& ahead, size_t share, I32* sums) {
+struct FourSums {
+    __m512i of[4];  // even rows, and odd ones, of the lower and the upper nibbles
+};
+
+// By value: sums whose address is taken would be stored in every step.
+__attribute__((always_inline)) static inline FourSums four_tables(FourSums sums, __m512i first, __m512i second, __m512i entries) {
     const __m512i nibble = _mm512_set1_epi8(15), ones = _mm512_set1_epi8(1), which = _mm512_set1_epi32(0x30201000);
     const __m512i rows = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i even = _mm512_add_epi8(_mm512_mullo_epi32(rows, _mm512_set1_epi32(0x01010101)), _mm512_set1_epi32(0x60402000));
-    const __m512i odd = _mm512_add_epi8(even, ones);
-    __m512i sum[4] = {};
-    const auto four = [&](__m512i first, __m512i second, __m512i entries) {
-        const auto look_up = [&](int q, __m512i codes) {
-            const __m512i index = _mm512_ternarylogic_epi32(codes, nibble, which, 0xEA);  // codes & nibble | which
-            sum[q] = _mm512_dpbusd_epi32(sum[q], _mm512_permutexvar_epi8(index, entries), ones);
-        };
-        const __m512i evens = _mm512_permutex2var_epi8(first, even, second), odds = _mm512_permutex2var_epi8(first, odd, second);
-        look_up(0, evens), look_up(1, _mm512_srli_epi16(evens, 4));
-        look_up(2, odds), look_up(3, _mm512_srli_epi16(odds, 4));
+    const __m512i evens = _mm512_permutex2var_epi8(first, even, second);
+    const __m512i odds = _mm512_permutex2var_epi8(first, _mm512_add_epi8(even, ones), second);
+    const auto looked_up = [&](__m512i sum, __m512i codes) {
+        const __m512i index = _mm512_ternarylogic_epi32(codes, nibble, which, 0xEA);  // codes & nibble | which
+        return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(index, entries), ones);
     };
-    const int whole = count / 4 * 4;
+    return {{looked_up(sums.of[0], evens), looked_up(sums.of[1], _mm512_srli_epi16(evens, 4)), looked_up(sums.of[2], odds),
+             looked_up(sums.of[3], _mm512_srli_epi16(odds, 4))}};
+}
+
+template <class Ahead>
+static inline void block_of_bytes4(const uint8_t* p, const uint8_t* table, int count, Ahead& ahead, size_t share, I32* sums) {
+    FourSums sum = {};
+    const auto four = [&](int at) {
+        const __m512i first = (__m512i)load_codes(p + 32 * at), second = (__m512i)load_codes(p + 32 * at + 64);
+        sum = four_tables(sum, first, second, _mm512_loadu_si512(table + 16 * at));
+    };
     int t = 0;
-    while (t < whole) {
+    for (; t + 16 <= count; t += 16) {
         ahead.due(8 * share);  // once for eight lines: it costs as much as a look-up
-        for (const int end = std::min(t + 16, whole); t < end; t += 4)
-            four((__m512i)load_codes(p + 32 * t), (__m512i)load_codes(p + 32 * t + 64), _mm512_loadu_si512(table + 16 * t));
+#pragma GCC unroll 4
+        for (int i = 0; i < 16; i += 4) four(t + i);
     }
+    if (t < count) ahead.due(8 * share);
+    for (; t + 4 <= count; t += 4) four(t);
     if (t < count) {
         const __mmask16 first = (__mmask16)(0xFFFF >> 8 * (t + 2 > count)), second = (__mmask16)(t + 2 < count ? 0x00FF : 0);
-        four(_mm512_maskz_loadu_epi32(first, p + 32 * t), _mm512_maskz_loadu_epi32(second, p + 32 * t + 64), _mm512_loadu_si512(table + 16 * t));
+        sum = four_tables(sum, _mm512_maskz_loadu_epi32(first, p + 32 * t), _mm512_maskz_loadu_epi32(second, p + 32 * t + 64),
+                          _mm512_loadu_si512(table + 16 * t));
     }
-    for (int q = 0; q < 4; q++) sums[q] = (I32)sum[q];
+    for (int q = 0; q < 4; q++) sums[q] = (I32)sum.of[q];
 }
 
 #include "additive-inl.h"
