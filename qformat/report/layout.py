@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -133,16 +133,18 @@ def render(
     widths = {index: max(natural[index], cells(columns[index].title) if titles else 0) for index in shown}
     _fit(columns, widths, width)
     order = [index for index in shown if index in widths]
-    if titles and any(columns[index].title for index in order):
-        yield _row([columns[i] for i in order], [columns[i].title for i in order], [widths[i] for i in order], "dim")
+    places: list[tuple[int, Column, int, bool, dict[str | Span, Span]]] = [
+        (index, columns[index], widths[index], index == order[-1], {}) for index in order
+    ]
+    if titles and any(column.title for _, column, *_ in places):
+        yield [(_placed(column.title, column, wide, last)[0], "dim") for _, column, wide, last, _ in places]
     for row in rows:
-        yield _row([columns[i] for i in order], [row[i] for i in order], [widths[i] for i in order])
+        yield [_once(row[index], column, wide, last, seen) for index, column, wide, last, seen in places]
 
 
 def _natural_width(rows: Sequence[Sequence[str | Span]], index: int) -> int:
     widest = 0
-    for row in rows:
-        cell = row[index]
+    for cell in {row[index] for row in rows}:  # many are alike
         length = cells(cell if isinstance(cell, str) else cell[0])
         if length > widest:
             widest = length
@@ -170,18 +172,25 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], width: int | None) -
         widths[elastic] = max(width, 1)
 
 
-def _row(columns: Sequence[Column], row: Iterable[str | Span], widths: Sequence[int], style: str | None = None) -> Line:
-    line: Line = []
-    last = len(widths) - 1
-    for index, (column, cell, width) in enumerate(zip(columns, row, widths, strict=True)):
-        text, own = (cell, column.style) if isinstance(cell, str) else cell
-        taken = len(text) if text.isascii() else cells(text)
-        if taken > width:
-            text = clip(text, width, column.cut)
-            taken = cells(text)
-        if column.align == "right":
-            text = " " * (width - taken) + text
-        elif index < last:
-            text += " " * (width - taken)
-        line.append((text if index == last else text + " " * GAP, own if style is None else style))
-    return line
+def _once(cell: str | Span, column: Column, width: int, last: bool, seen: dict[str | Span, Span]) -> Span:
+    """`_placed`, which is asked for the same cells again and again where many rows are alike."""
+    if column.elastic:
+        return _placed(cell, column, width, last)
+    found = seen.get(cell)
+    if found is None:
+        found = seen[cell] = _placed(cell, column, width, last)
+    return found
+
+
+def _placed(cell: str | Span, column: Column, width: int, last: bool) -> Span:
+    """A cell cut or filled to `width`, with the gap to the next column."""
+    text, style = (cell, column.style) if isinstance(cell, str) else cell
+    taken = len(text) if text.isascii() else cells(text)
+    if taken > width:
+        text = clip(text, width, column.cut)
+        taken = cells(text)
+    if column.align == "right":
+        text = " " * (width - taken) + text
+    elif not last:
+        text += " " * (width - taken)
+    return (text if last else text + " " * GAP), style

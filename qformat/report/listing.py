@@ -84,19 +84,23 @@ def tensors(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
             Column("largest error", "right", keep=1),
         ]
     )
+    alike: dict[tuple[object, ...], tuple[str | Span, ...]] = {}  # a model has few kinds of tensors
     for row in rows:
-        table.add(*_cells(row))
+        key = row.shape, row.nbytes, row.stored, row.target is None
+        cells = alike.get(key)
+        if cells is None:
+            cells = alike[key] = _about(row)
+        name = row.name if row.target is None else f"{row.name} → {row.target}"
+        table.add(safe_text(name), *cells, numbers.error(row.error), numbers.error(row.max_error))
     return table.lines(width)
 
 
-def _cells(row: Row) -> tuple[str | Span, ...]:
+def _about(row: Row) -> tuple[str | Span, ...]:
+    """What a row says of a tensor between its name and its errors."""
     return (
-        safe_text(row.name if row.target is None else f"{row.name} → {row.target}"),
         numbers.shape(row.shape),
         safe_text(row.stored.dtype),
         _stored_as(row),
         numbers.size(row.nbytes if row.target is None else 0),
         numbers.bits(row.bits_per_weight),
-        numbers.error(row.error),
-        numbers.error(row.max_error),
     )

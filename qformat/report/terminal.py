@@ -72,14 +72,16 @@ class Printer:
 
     def format(self, line: Line) -> str:
         """One line as the text that is written, without the newline; what could steer a terminal becomes an escape."""
-        if not all(part.isprintable() for part, _ in line):
+        text = "".join([part for part, _ in line])
+        if not text.isprintable():
             line = [(safe_text(part), style) for part, style in line]
+            text = "".join([part for part, _ in line])
         if self.colour:
             text = "".join(
                 f"\x1b[{_SGR[style]}m{part}\x1b[0m" if _SGR.get(style) and part else part for part, style in line
             )
         else:
-            text = "".join([part for part, _ in line]).rstrip(" ")
+            text = text.rstrip(" ")
         return text if self.unicode or text.isascii() else _to_ascii(text)
 
     def _write(self, batch: list[str]) -> None:
