@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qformat.errors import KernelError
 from qformat.kernels import _native
-from qformat.kernels.operand import FEATURES, Mode, decode_rows, float_type
+from qformat.kernels.operand import FEATURES, Mode, decode_rows, float_type, matvecs
 from qformat.kernels.product import Product
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "decode_rows",
     "float_type",
     "get_threads",
+    "matvecs",
     "plain_read",
     "set_threads",
     "share_openmp",

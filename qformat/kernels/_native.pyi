@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ class Panels:
     ) -> None: ...
 
 def matvec(isa: str, matrix: Panels, x: NDArray[Any], dtype: int, mode: int, out: NDArray[Any]) -> None: ...
+def matvecs(
+    isa: str, matrices: Sequence[Panels], x: int, rows: int, dtype: int, mode: int, outs: Sequence[int]
+) -> None: ...
 def matvec_dense(
     isa: str, values: NDArray[Any], rows: int, inputs: int, dtype: int, x: NDArray[Any], out: NDArray[Any]
 ) -> None: ...

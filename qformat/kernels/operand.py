@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -126,12 +126,21 @@ def decode_rows(
     return True
 
 
-def matvec_into(
-    kernel: str, native: Panels, x: NDArray[np.uint8], dtype: str, mode: Mode, out: NDArray[np.float32]
+def matvecs(
+    kernel: str, panels: Sequence[Panels], x: int, rows: int, dtype: str, mode: Mode, outs: Sequence[int]
 ) -> None:
-    """`Operand.matvec` of panels, into `out`; x are the bytes of (batch, K) of `dtype`."""
+    """`Operand.matvec` of several matrices with the same x, rounded to its dtype, for callers with memory of their own.
+
+    x is made ready once, and the threads share one loop over all panels; each result is what it would be alone.
+
+    Args:
+        kernel: any but the reference.
+        panels: (N, K) each, of one K.
+        x: the address of (rows, K) numbers of `dtype`, in order.
+        outs: an address for each of `panels`, of (rows, N) numbers of `dtype`.
+    """
     how = _INT8 if mode == "int8" else _BFLOAT16 if dtype == "bfloat16" else _FLOAT32
-    _native.matvec(kernel, native, x, _FLOATS[dtype], how, out)
+    _native.matvecs(kernel, panels, x, rows, _FLOATS[dtype], how, outs)
 
 
 def decode_into(kernel: str, native: Panels | _native.Additive, first: int, last: int, out: NDArray[Any]) -> None:

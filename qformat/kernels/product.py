@@ -52,6 +52,9 @@ class Product:
         threshold = scheme.activations.outlier_threshold if scheme.activations is not None else None
         self._threshold = threshold or None
         self._bare = not (scheme.transforms or scheme.output_transforms or scheme.corrections or self._threshold)
+        # what `matvecs` takes; None where the product is more than that of the panels
+        native = self.operand.native
+        self.panels = native if self._bare and isinstance(native, operand.Panels) else None
         self._widths = [size[1] for size in linear.transform_sizes(scheme, shape, parameters)]
 
     def takes_batches(self, dtype: str, kernel: str) -> bool:
@@ -74,22 +77,6 @@ class Product:
             for correction, ready in self._corrections:
                 y += _corrected(correction, ready, values)
         return y
-
-    def matvec_into(self, x: NDArray[np.uint8], dtype: str, mode: Mode, kernel: str, out: NDArray[np.float32]) -> bool:
-        """`matvec` with nothing made anew, for callers with memory of their own.
-
-        Args:
-            x: the bytes of (batch, K) of `dtype`, C-contiguous: (batch, K · bytes of one).
-            out: (batch, N), C-contiguous.
-
-        Returns:
-            Whether it was done; only a native weight without transforms and corrections multiplies here.
-        """
-        native = self.operand.native
-        if not self._bare or kernel == "reference" or not isinstance(native, operand.Panels):
-            return False
-        operand.matvec_into(kernel, native, x, dtype, mode, out)
-        return True
 
     def decode_panels(self, first: int, last: int, out: NDArray[Any], kernel: str) -> bool:
         """Rows 16·first … of the weight, up to the end of panel `last` − 1 (or the last row), into `out`.

@@ -12,8 +12,10 @@ from torch import nn
 from qformat import kernels
 from qformat.codings.panel import ROWS
 from qformat.tensor import Tensor
+from qformat.torch import siblings
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
 from qformat.torch.device import on_device, product
+from qformat.torch.siblings import KERNEL_DTYPES, Siblings
 
 if TYPE_CHECKING:
     from qformat.kernels.triton import Operand
@@ -67,6 +69,7 @@ class QLinear(nn.Module):
         else:
             self.bias = nn.Parameter(bias, requires_grad=False)
         self.mode = mode
+        self.siblings = Siblings()
         self._operands: dict[torch.device, Operand | None] = {}
         self._handle = next(_numbers)
         _layers[self._handle] = self
@@ -94,18 +97,25 @@ class QLinear(nn.Module):
         elif x.requires_grad and torch.is_grad_enabled():
             y = nn.functional.linear(x, self._decoded(x))
         else:
-            y = self.product(x)
+            y = self.product(x, alone=False)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x Wᵀ without bias: the one place that chooses how."""
+    def product(self, x: torch.Tensor, alone: bool = True) -> torch.Tensor:
+        """x Wᵀ without bias: the one place that chooses how.
+
+        `alone`: not with other layers that are asked about the same x, see `siblings`.
+        """
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        if x.is_cpu and x.dtype in KERNEL_DTYPES:
+            few = self._few(x, alone) if self._are_few(x) else None
+            if few is not None:
+                return few
         rows = x.reshape(-1, self.in_features)
-        if x.dtype not in _KERNEL_DTYPES:
+        if x.dtype not in KERNEL_DTYPES:
             y = rows @ self._decoded(x).T
         elif x.is_cpu:
-            y = self._few(rows) if self._are_few(rows) else self._many(rows)
+            y = self._many(rows)
         else:
             operand = self._on_device(x.device) if rows.shape[0] else None
             y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL_ON_GPU)
@@ -119,33 +129,35 @@ class QLinear(nn.Module):
             self._operands[device] = on_device(self.tensor, device)
         return self._operands[device]
 
-    def _are_few(self, rows: torch.Tensor) -> bool:
-        """Whether reading the codes for each eight of these rows is the fastest way."""
-        number = rows.shape[0]
+    def _are_few(self, x: torch.Tensor) -> bool:
+        """Whether reading the codes for each eight rows of x is the fastest way."""
+        number = x.shape[:-1].numel()
         if number <= EIGHT:
             return True
         kernel = kernels.active()
-        if self.tensor.product.takes_batches(_KERNEL_DTYPES[rows.dtype], kernel):
+        if self.tensor.product.takes_batches(KERNEL_DTYPES[x.dtype], kernel):
             return number <= TOGETHER[self._mode]
         exact_tables = self._mode == "exact" and self.tensor.coding == "additive"
         return kernel == "avx512" and number <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
 
-    def _few(self, rows: torch.Tensor) -> torch.Tensor:
+    def _few(self, x: torch.Tensor, alone: bool) -> torch.Tensor:
         """Few rows: the kernels read the codes in place, and x and y where torch has them."""
-        tensor, dtype = self.tensor, rows.dtype
-        values = (rows.detach() if rows.requires_grad else rows).contiguous()
-        y = torch.empty(rows.shape[0], self.out_features)
-        stored, name = values.view(torch.uint8).numpy(), _KERNEL_DTYPES[dtype]
-        if y.numel() and tensor.product.matvec_into(stored, name, self._mode, kernels.active(), y.numpy()):
-            tensor.guard()
-        else:
-            y = from_array(tensor.matvec(to_array(values), self._mode))
-        return y if dtype is torch.float32 else y.to(dtype)
+        kernel, weight = kernels.active(), self.tensor.product
+        if weight.panels is not None and kernel != "reference" and x.numel():
+            if x.is_contiguous() and not x.is_neg():
+                few = not alone and x.numel() <= EIGHT * x.shape[-1]
+                y = siblings.product(self, x, kernel) if few else siblings.multiply([self], x, kernel)[0]
+            else:
+                y = siblings.multiply([self], x.resolve_neg().contiguous(), kernel)[0]
+            self.tensor.guard()
+            return y
+        rows = to_array(x.reshape(-1, self.in_features).contiguous())
+        return from_array(self.tensor.matvec(rows, self._mode)).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _many(self, rows: torch.Tensor) -> torch.Tensor:
         """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""
         kernel, weight = kernels.active(), self.tensor.product
-        if weight.takes_batches(_KERNEL_DTYPES[rows.dtype], kernel):
+        if weight.takes_batches(KERNEL_DTYPES[rows.dtype], kernel):
             found = weight.matvec(to_array(rows.contiguous()), "exact", kernel, rounded=True)
             y = from_array(found).to(rows.dtype)
         else:
@@ -174,7 +186,7 @@ class QLinear(nn.Module):
 
     def _decoded(self, x: torch.Tensor) -> torch.Tensor:
         """W as a matrix, in the dtype and on the device of x."""
-        values = dense(self.tensor, x.dtype if x.dtype in _KERNEL_DTYPES else torch.float32)
+        values = dense(self.tensor, x.dtype if x.dtype in KERNEL_DTYPES else torch.float32)
         if self.tensor.scheme.transposed:
             values = values.transpose(-1, -2)
         return values.reshape(self.out_features, self.in_features).to(device=x.device, dtype=x.dtype)
@@ -201,9 +213,6 @@ def set_mode(module: nn.Module, mode: Mode) -> None:
 def _again(tensor: Tensor, bias: torch.Tensor | None, mode: Mode, training: bool) -> QLinear:
     return QLinear(tensor, bias, mode=mode).train(training)
 
-
-# What the kernels multiply with, and what they call it.
-_KERNEL_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 # A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is
 # gone from here as well.

@@ -2,6 +2,7 @@
 // kernels_<isa>.cpp inside the instruction set's namespace, after its vocabulary.
 
 #include "activations-inl.h"
+#include "results-inl.h"
 #include "panel-inl.h"
 #ifdef QF_RUN
 #include QF_RUN

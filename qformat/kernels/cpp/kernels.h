@@ -69,6 +69,8 @@ struct Kernels {
     void (*decode)(const Panels&, size_t first, size_t last, Value dtype, bool stream, void* out);
     // x (rows, inputs) of float16, bfloat16 or float32 made ready for a matrix with this group size
     void (*prepare)(const uint8_t* x, Value dtype, size_t inputs, size_t group, Mode, Activations&);
+    // `count` floats of y, readable up to the next multiple of 16, rounded to `dtype`
+    void (*narrow)(const float* y, size_t count, Value dtype, uint8_t* out);
 };
 
 const Kernels* generic_kernels();

@@ -7,7 +7,7 @@ namespace avx2 {
 #include "vec_avx2.h"
 #include "body-inl.h"
 
-static const Kernels table = {"avx2", choose_matvec, dense::matvec, decode_panels, activations::prepare};
+static const Kernels table = {"avx2", choose_matvec, dense::matvec, decode_panels, activations::prepare, results::narrow};
 }  // namespace avx2
 
 const Kernels* avx2_kernels() { return &avx2::table; }

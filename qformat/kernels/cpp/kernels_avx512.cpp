@@ -9,7 +9,7 @@ namespace avx512 {
 #define QF_RUN "run_avx512-inl.h"
 #include "body-inl.h"
 
-static const Kernels table = {"avx512", choose_matvec, dense::matvec, decode_panels, activations::prepare};
+static const Kernels table = {"avx512", choose_matvec, dense::matvec, decode_panels, activations::prepare, results::narrow};
 }  // namespace avx512
 
 const Kernels* avx512_kernels() { return &avx512::table; }

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "batch.h"
 #include "binding.h"
 #include "pool.h"
+#include "products.h"
 
 using namespace qformat;
 
@@ -101,81 +101,6 @@ void make_panels(PanelMatrix* self, Bytes codes, size_t rows, size_t inputs, siz
     self->owners.push_back(nb::cast(codes));
 }
 
-// Scratch of one call, kept per thread: a layer needs no allocation after its first call.
-struct Scratch {
-    std::vector<int8_t> codes;
-    std::vector<float> scales, sums, totals, values, out;
-    std::vector<uint16_t> pairs;
-};
-
-size_t runs_of(const Panels& m) {
-    const size_t per_group = (m.group + kRun - 1) / kRun, rest = m.inputs % m.group;
-    return m.inputs / m.group * per_group + (rest + kRun - 1) / kRun;
-}
-
-// `__builtin_prefetch` asks for writing only where the compiler knows the processor; x86 without the instruction ignores it.
-template <bool WRITING>
-void prefetch(const void* line) {
-#if defined(QFORMAT_X86)
-    if (WRITING) {
-        asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
-        return;
-    }
-#endif
-    __builtin_prefetch(line, WRITING);
-}
-
-// Asks for every line of the activations at once. They were last touched on other cores, whose caches answer slowly to a
-// thread that asks for one line after the other: on two core complexes that cost 6 µs for 4096 inputs, and 30 for 14336.
-template <bool WRITING>
-void fetch(const Activations& a, size_t slots, size_t totals) {
-    const auto lines = [](const void* from, size_t bytes) {
-        for (size_t at = 0; from && at < bytes; at += 64) prefetch<WRITING>(static_cast<const char*>(from) + at);
-    };
-    lines(a.totals, totals * sizeof *a.totals);
-    lines(a.scales, slots * sizeof *a.scales);
-    lines(a.sums, slots * sizeof *a.sums);
-    lines(a.codes, slots * kRun);
-    lines(a.pairs, slots * kRun * sizeof *a.pairs);
-    lines(a.values, slots * kRun * sizeof *a.values);
-}
-
-// Up to 8 rows of x against the whole matrix.
-void matvec_rows(const Kernels& kernels, const Panels& m, Mode mode, const uint8_t* x, Value dtype, int rows, float* out) {
-    thread_local Scratch scratch;
-    Activations a{};
-    a.batch = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
-    a.rows = rows;
-    a.runs = runs_of(m);
-    const PanelKernel kernel = kernels.matvec(m, mode, a.batch);
-    const size_t slots = a.runs * static_cast<size_t>(a.batch), panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows;
-    scratch.totals.resize((m.inputs + m.group - 1) / m.group * static_cast<size_t>(a.batch));
-    a.totals = scratch.totals.data();
-    if (mode == Mode::int8) {
-        scratch.codes.resize(slots * kRun);
-        scratch.scales.resize(slots);
-        scratch.sums.resize(slots);
-        a.codes = scratch.codes.data(), a.scales = scratch.scales.data(), a.sums = scratch.sums.data();
-    } else if (mode == Mode::bfloat16) {
-        scratch.pairs.resize(slots * kRun);
-        a.pairs = scratch.pairs.data();
-    } else {
-        scratch.values.resize(slots * kRun);
-        a.values = scratch.values.data();
-    }
-    scratch.out.resize(static_cast<size_t>(a.batch) * stride);
-    float* y = scratch.out.data();
-    const size_t totals = scratch.totals.size();
-    fetch<true>(a, slots, totals);
-    kernels.prepare(x, dtype, m.inputs, m.group, mode, a);
-    const size_t grain = std::max<size_t>(1, (size_t{1} << 15) / std::max<size_t>(1, m.panel_bytes));
-    pool::run(panels, grain, [&](size_t first, size_t last) {
-        fetch<false>(a, slots, totals);
-        kernel(m, a, first, last, y, stride);
-    });
-    for (int row = 0; row < rows; row++) std::copy_n(y + static_cast<size_t>(row) * stride, m.rows, out + static_cast<size_t>(row) * m.rows);
-}
-
 // A mode beside those of the panels' kernels: bfloat16 activations, and entries of tables rounded to bfloat16.
 constexpr int kRounded = 3;
 
@@ -187,47 +112,42 @@ const BatchKernels* batch_kernels_of(const std::string& name) {
     return nullptr;
 }
 
-// Up to kBatch rows of x against the whole matrix.
-void batch_rows(const BatchKernels& kernels, const Panels& m, const uint8_t* x, Value kind, size_t rows, float* out) {
-    thread_local Scratch scratch;
-    Batch batch{std::max<size_t>(16, (rows + 7) / 8 * 8), runs_of(m), nullptr, nullptr};
-    const size_t panels = (m.rows + kRows - 1) / kRows, stride = panels * kRows;
-    scratch.pairs.resize(batch.rows * batch.runs * kRun);
-    scratch.totals.resize(batch.rows * chunks_of(m.inputs, m.group));
-    batch.pairs = reinterpret_cast<uint32_t*>(scratch.pairs.data()), batch.totals = scratch.totals.data();
-    pool::run(batch.blocks(), 1, [&](size_t first, size_t last) { kernels.prepare(x, kind, rows, m.inputs, m.group, first, last, batch); });
-    if (rows == batch.rows && stride == m.rows) {
-        pool::run(panels, 1, [&](size_t first, size_t last) { kernels.product(m, batch, first, last, out, stride); });
-        return;
-    }
-    scratch.out.resize(batch.rows * stride);
-    float* y = scratch.out.data();
-    pool::run(panels, 1, [&](size_t first, size_t last) { kernels.product(m, batch, first, last, y, stride); });
-    for (size_t row = 0; row < rows; row++) std::copy_n(y + row * stride, m.rows, out + row * m.rows);
-}
-
 void matvec(const std::string& isa, const PanelMatrix& matrix, RowBytes x, int dtype, int mode, Out out) {
     const Kernels& kernels = kernels_of(isa);
     const Panels& m = matrix.view;
-    const Value kind = float_type(dtype);
-    const size_t row_bytes = m.inputs * size_of(kind);
-    require(x.shape(1) == row_bytes && out.shape(1) == m.rows && out.shape(0) == x.shape(0), "x or out has another shape");
+    const products::Input from{x.data(), float_type(dtype), x.shape(0)};
+    require(x.shape(1) == m.inputs * size_of(from.kind) && out.shape(1) == m.rows && out.shape(0) == from.rows, "x or out has another shape");
     require(mode >= 0 && mode <= kRounded, "no such mode");
-    Mode use = mode == kRounded ? Mode::bfloat16 : static_cast<Mode>(mode);
+    const Mode use = mode == kRounded ? Mode::bfloat16 : static_cast<Mode>(mode);
     const bool rounds = mode == kRounded || !m.table;
-    const BatchKernels* many = use == Mode::bfloat16 && rounds && x.shape(0) > 8 ? batch_kernels_of(isa) : nullptr;
-    if (!kernels.matvec(m, use, 1)) use = Mode::float32;  // always there, never less exact
-    const uint8_t* from = x.data();
-    float* to = out.data();
-    const size_t batch = x.shape(0);
+    const BatchKernels* many = use == Mode::bfloat16 && rounds && from.rows > 8 ? batch_kernels_of(isa) : nullptr;
+    const Panels* const one = &m;
+    const products::Output to{reinterpret_cast<uint8_t*>(out.data()), Value::float32};
+    float* y = out.data();
     nb::gil_scoped_release release;
     if (many) {
-        const size_t parts = (batch + kBatch - 1) / kBatch, step = ((batch + parts - 1) / parts + 7) / 8 * 8;
-        for (size_t row = 0; row < batch; row += step) batch_rows(*many, m, from + row * row_bytes, kind, std::min(step, batch - row), to + row * m.rows);
-        return;
+        products::many(*many, m, from, y);
+    } else {
+        products::few(kernels, {&one, 1}, use, from, {&to, 1});
     }
-    for (size_t row = 0; row < batch; row += 8)
-        matvec_rows(kernels, m, use, from + row * row_bytes, kind, static_cast<int>(std::min<size_t>(8, batch - row)), to + row * m.rows);
+}
+
+void matvecs(const std::string& isa, const std::vector<const PanelMatrix*>& matrices, uintptr_t x, size_t rows, int dtype, int mode,
+             const std::vector<uintptr_t>& outs) {
+    const Kernels& kernels = kernels_of(isa);
+    const products::Input from{reinterpret_cast<const uint8_t*>(x), float_type(dtype), rows};
+    require(mode >= 0 && mode < kRounded, "no such mode");
+    require(!matrices.empty() && matrices.size() == outs.size(), "as many matrices as results, at least one");
+    require(x != 0 && std::find(outs.begin(), outs.end(), uintptr_t{0}) == outs.end(), "x or a result has no memory");
+    std::vector<const Panels*> views;
+    std::vector<products::Output> to;
+    for (size_t i = 0; i < matrices.size(); i++) {
+        require(matrices[i] && matrices[i]->view.inputs == matrices[0]->view.inputs, "the matrices have other inputs");
+        views.push_back(&matrices[i]->view);
+        to.push_back({reinterpret_cast<uint8_t*>(outs[i]), from.kind});
+    }
+    nb::gil_scoped_release release;
+    products::few(kernels, views, static_cast<Mode>(mode), from, to);
 }
 
 void decode(const std::string& isa, const PanelMatrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
@@ -274,6 +194,10 @@ NB_MODULE(_native, m) {
     m.def("matvec", &matvec, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("dtype"), nb::arg("mode"), nb::arg("out"),
           "out (batch, rows) = x (batch, inputs), as bytes of a float type, · matrixᵀ; mode 0 int8, 1 float32, 2 bfloat16 activations, 3 with "
           "bfloat16 tables.");
+    m.def("matvecs", &matvecs, nb::arg("isa"), nb::arg("matrices"), nb::arg("x"), nb::arg("rows"), nb::arg("dtype"), nb::arg("mode"),
+          nb::arg("outs"),
+          "Each out (rows, out_features) = x (rows, inputs) · its matrixᵀ, modes 0 to 2 of `matvec`; x and outs are addresses of row-major "
+          "memory of one float type, which the caller keeps alive.");
     m.def("matvec_dense", &matvec_dense, nb::arg("isa"), nb::arg("values"), nb::arg("rows"), nb::arg("inputs"), nb::arg("dtype"),
           nb::arg("x"), nb::arg("out"), "out (batch, rows) = x (batch, inputs) · valuesᵀ for a row-major matrix of floats.");
     m.def("decode", &decode, nb::arg("isa"), nb::arg("matrix"), nb::arg("first"), nb::arg("last"), nb::arg("dtype"), nb::arg("out"),

@@ -1,0 +1,142 @@
+"""Products that layers of one input make together: query, key and value of an attention, gate and up of an MLP.
+
+Who they are is seen, not declared: a layer that is asked about the very tensor that another was asked about just before
+becomes a sibling of that one, which from then on makes its product along with its own. Sharing changes nothing but
+time: a result is what its layer alone would give, bit for bit, is handed out once, and only for the same bytes of x, in
+the same mode, by the same kernel, to the same weight. What nobody fetches lives no longer than x, and its layer is a
+sibling no more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import torch
+
+from qformat import kernels
+
+if TYPE_CHECKING:
+    from qformat.torch.linear import QLinear
+
+# What the kernels multiply with, and what they call it.
+KERNEL_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+# How often what a layer made along may be left lying until it makes its own product only.
+MISSES = 8
+
+
+class Siblings:
+    """The layers whose products one layer makes along with its own. They are not kept alive."""
+
+    def __init__(self) -> None:
+        self.layers: tuple[ref[QLinear], ...] = ()
+        self.misses = 0
+
+    def meet(self, layer: QLinear) -> None:
+        """`layer` was asked about the same x."""
+        if self.misses < MISSES and not any(known() is layer for known in self.layers):
+            self.layers += (ref(layer),)
+
+    def part(self, left: dict[Any, torch.Tensor]) -> None:
+        """Nobody fetched these results."""
+        self.misses += 1
+        layers = [(known, known()) for known in self.layers]
+        self.layers = tuple(
+            known for known, layer in layers if layer is not None and layer.tensor.product.panels not in left
+        )
+
+
+class _Made:
+    """What a layer made along for its siblings, of the bytes that x had."""
+
+    def __init__(self, siblings: Siblings, stored: bytes, results: dict[Any, torch.Tensor]) -> None:
+        self.siblings, self.stored, self.results = siblings, stored, results
+
+    def give_up(self, _: Any = None) -> None:
+        """No more can be asked for: x is gone, or another one has come."""
+        if self.results:
+            self.siblings.part(self.results)
+            self.results.clear()
+        self.stored = b""
+
+
+class _Last(threading.local):
+    """Whom this thread asked last, about which x, and what was made along."""
+
+    def __init__(self) -> None:
+        self.siblings = Siblings()
+        self.x: Callable[[], torch.Tensor | None] = lambda: None
+        self.key: Any = None
+        self.made: _Made | None = None
+
+
+_last = _Last()
+
+
+def product(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
+    """x Wᵀ of a layer whose weight is in panels, in the dtype of x: found made, or made together with its siblings'.
+
+    Args:
+        x: (…, in_features), a few rows, contiguous on the CPU.
+        kernel: any but the reference.
+    """
+    panels = layer.tensor.product.panels
+    key = (x.shape, x.dtype, layer.mode, kernel, torch.is_inference_mode_enabled())
+    made = _last.made
+    same = _last.x() is x and _last.key == key and (made is None or made.stored == _bytes(x))
+    if same and made is not None and panels in made.results:
+        y = made.results.pop(panels)
+        if not made.results:
+            _last.made = None
+        return y
+    if same and _last.siblings is not layer.siblings:
+        _last.siblings.meet(layer)
+        return multiply([layer], x, kernel)[0]
+    if made is not None:
+        made.give_up()
+    _last.siblings, _last.key = layer.siblings, key
+    return _make(layer, x, kernel)
+
+
+def _make(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
+    """The product of a layer, and those of its siblings for later."""
+    others = [other for known in layer.siblings.layers if (other := known()) is not None and _fits(other, layer)]
+    if not others:
+        _last.x, _last.made = ref(x), None
+        return multiply([layer], x, kernel)[0]
+    stored = _bytes(x)
+    y, *more = multiply([layer, *others], x, kernel)
+    results = {other.tensor.product.panels: its for other, its in zip(others, more, strict=True)}
+    _last.made = _Made(layer.siblings, stored, results)
+    _last.x = ref(x, _last.made.give_up)
+    return y
+
+
+def _fits(other: QLinear, layer: QLinear) -> bool:
+    """Whether two layers can be asked about the same x: neither their weights nor their modes are fixed for ever."""
+    its, weight = other.tensor.product, layer.tensor.product
+    return its.panels is not None and its.shape[1] == weight.shape[1] and other.mode == layer.mode
+
+
+def multiply(layers: Sequence[QLinear], x: torch.Tensor, kernel: str) -> list[torch.Tensor]:
+    """x Wᵀ of each of some layers with weights in panels and equal modes, in the dtype of x.
+
+    Args:
+        x: (…, in_features), contiguous on the CPU, not empty.
+    """
+    weights = [layer.tensor.product for layer in layers]
+    ys = [x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights]
+    places = [y.data_ptr() for y in ys]
+    rows, dtype = x.numel() // x.shape[-1], KERNEL_DTYPES[x.dtype]
+    panels = [weight.panels for weight in weights if weight.panels is not None]
+    kernels.matvecs(kernel, panels, x.data_ptr(), rows, dtype, layers[0].mode, places)
+    return ys
+
+
+def _bytes(x: torch.Tensor) -> bytes:
+    """A copy of the memory of x, which is contiguous."""
+    return ctypes.string_at(x.data_ptr(), x.nbytes)
