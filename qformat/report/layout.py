@@ -139,7 +139,16 @@ def render(
     if titles and any(column.title for _, column, *_ in places):
         yield [(_placed(column.title, column, wide, last)[0], "dim") for _, column, wide, last, _ in places]
     for row in rows:
-        yield [_once(row[index], column, wide, last, seen) for index, column, wide, last, seen in places]
+        line = []
+        for index, column, wide, last, seen in places:
+            cell = row[index]
+            span = seen.get(cell)
+            if span is None:
+                span = _placed(cell, column, wide, last)
+                if not column.elastic:  # many rows are alike but for their names
+                    seen[cell] = span
+            line.append(span)
+        yield line
 
 
 def _natural_width(rows: Sequence[Sequence[str | Span]], index: int) -> int:
@@ -170,16 +179,6 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], width: int | None) -
         del widths[min(droppable, key=lambda index: (columns[index].keep, -index))]
     if elastic is not None and excess() > 0:
         widths[elastic] = max(width, 1)
-
-
-def _once(cell: str | Span, column: Column, width: int, last: bool, seen: dict[str | Span, Span]) -> Span:
-    """`_placed`, which is asked for the same cells again and again where many rows are alike."""
-    if column.elastic:
-        return _placed(cell, column, width, last)
-    found = seen.get(cell)
-    if found is None:
-        found = seen[cell] = _placed(cell, column, width, last)
-    return found
 
 
 def _placed(cell: str | Span, column: Column, width: int, last: bool) -> Span:

@@ -91,7 +91,9 @@ def tensors(rows: Sequence[Row], width: int | None) -> Iterator[Line]:
         if cells is None:
             cells = alike[key] = _about(row)
         name = row.name if row.target is None else f"{row.name} → {row.target}"
-        table.add(safe_text(name), *cells, numbers.error(row.error), numbers.error(row.max_error))
+        error = "" if row.error is None else numbers.error(row.error)
+        most = "" if row.max_error is None else numbers.error(row.max_error)
+        table.add(safe_text(name), *cells, error, most)
     return table.lines(width)
 
 
