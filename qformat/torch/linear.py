@@ -107,56 +107,45 @@ class QLinear(nn.Module):
         """
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
-        if x.is_cpu and x.dtype in KERNEL_DTYPES:
-            few = self._few(x, alone) if self._are_few(x) else None
-            if few is not None:
-                return few
-        rows = x.reshape(-1, self.in_features)
+        rows = x.shape[:-1].numel()
         if x.dtype not in KERNEL_DTYPES:
-            y = rows @ self._decoded(x).T
+            y = x.reshape(rows, self.in_features) @ self._decoded(x).T
         elif x.is_cpu:
-            y = self._many(rows)
+            kernel = kernels.active()
+            if rows <= EIGHT or self._are_few(rows, KERNEL_DTYPES[x.dtype], kernel):
+                return self._few(x, kernel, alone or rows > EIGHT)
+            y = self._many(x.reshape(rows, self.in_features), kernel)
         else:
-            operand = self._on_device(x.device) if rows.shape[0] else None
-            y = rows @ self._decoded(x).T if operand is None else product(operand, rows, SMALL_ON_GPU)
+            y = self._elsewhere(x.reshape(rows, self.in_features))
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _on_device(self, device: torch.device) -> Operand | None:
-        """The weight on a GPU, copied there when it is first used; None on other devices, and without a kernel."""
-        if device.type != "cuda":
-            return None
-        if device not in self._operands:
+    def _elsewhere(self, rows: torch.Tensor) -> torch.Tensor:
+        """On a GPU, where the stored bytes are copied when they are first used; decoded where there is no kernel."""
+        device = rows.device
+        if device.type == "cuda" and device not in self._operands:
             self._operands[device] = on_device(self.tensor, device)
-        return self._operands[device]
+        operand = self._operands.get(device) if len(rows) else None
+        return rows @ self._decoded(rows).T if operand is None else product(operand, rows, SMALL_ON_GPU)
 
-    def _are_few(self, x: torch.Tensor) -> bool:
-        """Whether reading the codes for each eight rows of x is the fastest way."""
-        number = x.shape[:-1].numel()
-        if number <= EIGHT:
-            return True
-        kernel = kernels.active()
-        if self.tensor.product.takes_batches(KERNEL_DTYPES[x.dtype], kernel):
-            return number <= TOGETHER[self._mode]
+    def _are_few(self, rows: int, dtype: str, kernel: str) -> bool:
+        """Whether reading the codes for each eight of more than `EIGHT` rows is the fastest way."""
+        if self.tensor.product.takes_batches(dtype, kernel):
+            return rows <= TOGETHER[self._mode]
         exact_tables = self._mode == "exact" and self.tensor.coding == "additive"
-        return kernel == "avx512" and number <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
+        return kernel == "avx512" and rows <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
 
-    def _few(self, x: torch.Tensor, alone: bool) -> torch.Tensor:
+    def _few(self, x: torch.Tensor, kernel: str, alone: bool) -> torch.Tensor:
         """Few rows: the kernels read the codes in place, and x and y where torch has them."""
-        kernel, weight = kernels.active(), self.tensor.product
-        if weight.panels is not None and kernel != "reference" and x.numel():
-            if x.is_contiguous() and not x.is_neg():
-                few = not alone and x.numel() <= EIGHT * x.shape[-1]
-                y = siblings.product(self, x, kernel) if few else siblings.multiply([self], x, kernel)[0]
-            else:
-                y = siblings.multiply([self], x.resolve_neg().contiguous(), kernel)[0]
-            self.tensor.guard()
-            return y
-        rows = to_array(x.reshape(-1, self.in_features).contiguous())
-        return from_array(self.tensor.matvec(rows, self._mode)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        if self.tensor.product.panels is None or kernel == "reference" or not x.numel():
+            y = from_array(self.tensor.matvec(to_array(x.reshape(-1, self.in_features).contiguous()), self._mode))
+            return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        if not x.is_contiguous() or x.is_neg():
+            x, alone = x.resolve_neg().contiguous(), True
+        return siblings.multiply([self], x, kernel)[0] if alone else siblings.product(self, x, kernel)
 
-    def _many(self, rows: torch.Tensor) -> torch.Tensor:
+    def _many(self, rows: torch.Tensor, kernel: str) -> torch.Tensor:
         """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""
-        kernel, weight = kernels.active(), self.tensor.product
+        weight = self.tensor.product
         if weight.takes_batches(KERNEL_DTYPES[rows.dtype], kernel):
             found = weight.matvec(to_array(rows.contiguous()), "exact", kernel, rounded=True)
             y = from_array(found).to(rows.dtype)

@@ -83,36 +83,33 @@ def product(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
     Args:
         x: (…, in_features), a few rows, contiguous on the CPU.
         kernel: any but the reference.
+
+    Raises:
+        ChangedError: a file is no longer what was opened.
     """
-    panels = layer.tensor.product.panels
+    last, own = _last, layer.siblings
     key = (x.shape, x.dtype, layer.mode, kernel, torch.is_inference_mode_enabled())
-    made = _last.made
-    same = _last.x() is x and _last.key == key and (made is None or made.stored == _bytes(x))
-    if same and made is not None and panels in made.results:
-        y = made.results.pop(panels)
-        if not made.results:
-            _last.made = None
-        return y
-    if same and _last.siblings is not layer.siblings:
-        _last.siblings.meet(layer)
-        return multiply([layer], x, kernel)[0]
+    made = last.made
+    if last.x() is x and last.key == key and (made is None or made.stored == _bytes(x)):
+        if made is not None and (y := made.results.pop(layer.tensor.product.panels, None)) is not None:
+            if not made.results:
+                last.made = None
+            return y
+        if last.siblings is not own:
+            last.siblings.meet(layer)
+            return multiply([layer], x, kernel)[0]
     if made is not None:
         made.give_up()
-    _last.siblings, _last.key = layer.siblings, key
-    return _make(layer, x, kernel)
-
-
-def _make(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
-    """The product of a layer, and those of its siblings for later."""
-    others = [other for known in layer.siblings.layers if (other := known()) is not None and _fits(other, layer)]
-    if not others:
-        _last.x, _last.made = ref(x), None
+    last.siblings, last.key, last.x, last.made = own, key, ref(x), None
+    if not own.layers:
         return multiply([layer], x, kernel)[0]
+    others = [other for known in own.layers if (other := known()) is not None and _fits(other, layer)]
     stored = _bytes(x)
     y, *more = multiply([layer, *others], x, kernel)
-    results = {other.tensor.product.panels: its for other, its in zip(others, more, strict=True)}
-    _last.made = _Made(layer.siblings, stored, results)
-    _last.x = ref(x, _last.made.give_up)
+    if others:
+        results = {other.tensor.product.panels: its for other, its in zip(others, more, strict=True)}
+        last.made = _Made(own, stored, results)
+        last.x = ref(x, last.made.give_up)
     return y
 
 
@@ -127,13 +124,24 @@ def multiply(layers: Sequence[QLinear], x: torch.Tensor, kernel: str) -> list[to
 
     Args:
         x: (…, in_features), contiguous on the CPU, not empty.
+
+    Raises:
+        ChangedError: a file is no longer what was opened.
     """
-    weights = [layer.tensor.product for layer in layers]
-    ys = [x.new_empty((*x.shape[:-1], weight.shape[0])) for weight in weights]
+    *leading, inputs = x.shape
+    ys, panels = [], []
+    for layer in layers:
+        weight = layer.tensor.product
+        if weight.panels is None or weight.shape[1] != inputs:  # addresses have no shape: nobody looks after this
+            raise ValueError(f"x has shape {tuple(x.shape)}, the weight {weight.shape}")
+        panels.append(weight.panels)
+        ys.append(x.new_empty((*leading, weight.shape[0])))
     places = [y.data_ptr() for y in ys]
-    rows, dtype = x.numel() // x.shape[-1], KERNEL_DTYPES[x.dtype]
-    panels = [weight.panels for weight in weights if weight.panels is not None]
-    kernels.matvecs(kernel, panels, x.data_ptr(), rows, dtype, layers[0].mode, places)
+    kernels.matvecs(kernel, panels, x.data_ptr(), x.numel() // inputs, KERNEL_DTYPES[x.dtype], layers[0].mode, places)
+    layers[0].tensor.guard()
+    for layer in layers[1:]:
+        if layer.tensor._model is not layers[0].tensor._model:
+            layer.tensor.guard()
     return ys
 
 
