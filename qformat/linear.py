@@ -198,11 +198,6 @@ def coded_shape(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) 
     return _sizes(scheme, shape, parameters).coded
 
 
-def transform_sizes(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> list[tuple[int, int, int]]:
-    """(width before, width after, non-zeros) of each input transform."""
-    return _sizes(scheme, shape, parameters).transforms
-
-
 # -- roles and bytes ---------------------------------------------------------------------------------------------------
 
 

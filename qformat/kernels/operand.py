@@ -20,6 +20,7 @@ from qformat.errors import KernelError
 from qformat.kernels import _native, additive
 
 Panels = _native.Panels
+Codes = _native.Additive
 
 FEATURES = frozenset(_native.cpu_features())
 
@@ -143,7 +144,7 @@ def matvecs(
     _native.matvecs(kernel, panels, x, rows, _FLOATS[dtype], how, outs)
 
 
-def decode_into(kernel: str, native: Panels | _native.Additive, first: int, last: int, out: NDArray[Any]) -> None:
+def decode_into(kernel: str, native: Panels | Codes, first: int, last: int, out: NDArray[Any]) -> None:
     """Panels [first, last) of 16 rows into `out`, C-contiguous rows of a float type."""
     kind, stored = _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8)
     if isinstance(native, _native.Additive):

@@ -11,8 +11,9 @@ from torch import nn
 
 from qformat import kernels
 from qformat.codings.panel import ROWS
+from qformat.kernels.around import Around
 from qformat.tensor import Tensor
-from qformat.torch import siblings
+from qformat.torch import siblings, surroundings
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
 from qformat.torch.device import on_device, product
 from qformat.torch.siblings import KERNEL_DTYPES, Siblings
@@ -71,6 +72,7 @@ class QLinear(nn.Module):
         self.mode = mode
         self.siblings = Siblings()
         self._operands: dict[torch.device, Operand | None] = {}
+        self._surroundings: Around | None = None
         self._handle = next(_numbers)
         _layers[self._handle] = self
 
@@ -112,8 +114,9 @@ class QLinear(nn.Module):
             y = x.reshape(rows, self.in_features) @ self._decoded(x).T
         elif x.is_cpu:
             kernel = kernels.active()
-            if rows <= EIGHT or self._are_few(rows, KERNEL_DTYPES[x.dtype], kernel):
-                return self._few(x, kernel, alone or rows > EIGHT)
+            few = rows <= EIGHT
+            if few or (self.tensor.product.bare and self._are_few(rows, KERNEL_DTYPES[x.dtype], kernel)):
+                return self._few(x, kernel, alone or not few)
             y = self._many(x.reshape(rows, self.in_features), kernel)
         else:
             y = self._elsewhere(x.reshape(rows, self.in_features))
@@ -144,34 +147,65 @@ class QLinear(nn.Module):
         return siblings.multiply([self], x, kernel)[0] if alone else siblings.product(self, x, kernel)
 
     def _many(self, rows: torch.Tensor, kernel: str) -> torch.Tensor:
-        """Many rows: a kernel that reads the codes once for all of them, or tiles of W."""
+        """Many rows: a kernel that reads the codes once for all of them, or tiles of W; what surrounds the codes is
+        applied to x and y."""
         weight = self.tensor.product
-        if weight.takes_batches(KERNEL_DTYPES[rows.dtype], kernel):
-            found = weight.matvec(to_array(rows.contiguous()), "exact", kernel, rounded=True)
-            y = from_array(found).to(rows.dtype)
+        if weight.bare:
+            y = self._coded(rows, kernel)
+        elif not weight.decodes(kernel):
+            y = self._whole(rows)
         else:
-            y = self._tiled(rows)
+            around, x = self._around(), rows
+            if not around.only_moves:
+                x = x.float()
+            x = around.before(x)
+            if rows.dtype is torch.bfloat16:
+                x = x.bfloat16()
+            y = around.after(self._coded(x, kernel).float())
+            around.correct(y, rows.float())
         self.tensor.guard()
-        return y
+        return y.to(rows.dtype)
 
-    def _tiled(self, rows: torch.Tensor) -> torch.Tensor:
-        """Many rows: tiles of W, decoded and used while they are in the cache."""
+    def _around(self) -> Around:
+        """What surrounds the codes, for torch."""
+        if self._surroundings is None:
+            self._surroundings = self.tensor.product.around.convert(surroundings.array, surroundings.sparse_product)
+        return self._surroundings
+
+    def _coded(self, x: torch.Tensor, kernel: str) -> torch.Tensor:
+        """More than `EIGHT` rows times the coded matrix."""
+        weight, dtype = self.tensor.product, KERNEL_DTYPES[x.dtype]
+        if self._are_few(len(x), dtype, kernel):
+            return from_array(weight.coded(to_array(x.contiguous()), self._mode, kernel))
+        if weight.takes_batches(dtype, kernel):
+            return from_array(weight.operand.matvec(to_array(x.contiguous()), "exact", kernel, rounded=True))
+        return self._tiled(x, kernel) if weight.decodes(kernel) else self._whole(x)
+
+    def _tiled(self, x: torch.Tensor, kernel: str) -> torch.Tensor:
+        """Many rows times the coded matrix in tiles, decoded and used while they are in the cache."""
         # float16 products are slow on a CPU and bfloat16 ones are not
-        compute = torch.float32 if rows.dtype is torch.float16 else rows.dtype
-        x = rows.to(compute)
-        if self.tensor.scheme.output_transforms or self.tensor.scheme.transposed or len(self.tensor.shape) != 2:
-            return (x @ self._decoded(x).T).to(rows.dtype)
-        out = torch.empty(len(rows), self.out_features, dtype=compute)
-        step = max(TILE // max(self.in_features, 1) // ROWS * ROWS, ROWS)
-        scratch = torch.empty(min(step, self.out_features), self.in_features, dtype=compute)
-        kernel = kernels.active()
+        x = x.float() if x.dtype is torch.float16 else x
+        weight, inputs = self.tensor.product, x.shape[1]
+        out = x.new_empty(len(x), self.out_features)
+        step = max(TILE // max(inputs, 1) // ROWS * ROWS, ROWS)
+        scratch = x.new_empty(min(step, self.out_features), inputs)
         for top in range(0, self.out_features, step):
             bottom = min(top + step, self.out_features)
             tile = scratch[: bottom - top]
-            if not self.tensor.product.decode_panels(top // ROWS, -(-bottom // ROWS), to_array(tile), kernel):
-                tile = from_array(self.tensor.decode(dtype_name(compute), rows=slice(top, bottom)))
+            weight.decode_panels(top // ROWS, -(-bottom // ROWS), to_array(tile), kernel)
             torch.mm(x, tile.T, out=out[:, top:bottom])
-        return out.to(rows.dtype)
+        return out
+
+    def _whole(self, rows: torch.Tensor) -> torch.Tensor:
+        """Many rows times W, decoded as its definition says, in pieces if its rows decode alone."""
+        x = rows.float() if rows.dtype is torch.float16 else rows
+        tensor = self.tensor
+        if not tensor.can_slice_rows or tensor.scheme.transposed or len(tensor.shape) != 2:
+            return x @ self._decoded(x).T
+        step = max(TILE // max(self.in_features, 1), 1)
+        tops = range(0, self.out_features, step)
+        pieces = (tensor.decode(dtype_name(x.dtype), rows=slice(top, top + step)) for top in tops)
+        return torch.cat([x @ from_array(piece).T for piece in pieces], dim=-1)
 
     def _decoded(self, x: torch.Tensor) -> torch.Tensor:
         """W as a matrix, in the dtype and on the device of x."""

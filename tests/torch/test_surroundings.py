@@ -1,0 +1,46 @@
+"""Many rows at once through transforms and corrections, on torch's side."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import qformat
+from qformat import container, linear
+from qformat.torch import QLinear
+from tests.kernels.test_product import magnitude
+from tests.strategies import Linear, linears
+
+
+@given(linears(), st.sampled_from([9, 40, 70]), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_many_rows_are_the_product_of_the_parts(case: Linear, batch: int, dtype: torch.dtype) -> None:
+    """Whatever surrounds the codes, to the rounding of weights, x and y to the dtype of x."""
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, case.shape[1], generator=generator).to(dtype)
+    wide = x.double().numpy()
+    size = magnitude(case, wide)
+    assume(size.max(initial=0) < 6e4)  # what float16 can hold
+    expected = linear.matvec(case.scheme, case.shape, case.arrays, wide, case.parameters)
+    with tempfile.TemporaryDirectory() as folder:
+        data = linear.pack(case.scheme, case.shape, case.arrays, case.parameters)
+        with container.create(Path(folder) / "w.qf") as writer:
+            writer.tensor(
+                "w",
+                scheme=linear.dump(case.scheme),
+                dtype="float32",
+                shape=case.shape,
+                length=len(data),
+                data=[data],
+                parameters=case.parameters,
+            )
+            writer.finish({})
+        y = QLinear(qformat.open(Path(folder) / "w.qf")["w"])(x)
+    assert y.dtype is dtype
+    # W and x, or x after its transforms, and y are rounded; float16 has subnormal numbers
+    bound = (3 * torch.finfo(dtype).eps + 4 * sum(case.shape) ** 0.5 * 2**-24) * size + 1e-6
+    assert (np.abs(y.double().numpy() - expected) <= bound).all()
