@@ -23,10 +23,23 @@ class QEmbedding(nn.Module):
         tensor: a 2-D weight of an open file whose rows decode alone (`Tensor.can_slice_rows`).
         dtype: of the rows; None for the type that the source had.
         padding_idx: as `nn.Embedding` keeps it, for code that asks.
+        scale: what the rows are multiplied with; a tensor in the dtype of the rows.
     """
 
-    def __init__(self, tensor: Tensor, dtype: torch.dtype | None = None, padding_idx: int | None = None) -> None:
+    embed_scale: torch.Tensor | float | None
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        dtype: torch.dtype | None = None,
+        padding_idx: int | None = None,
+        scale: torch.Tensor | float | None = None,
+    ) -> None:
         super().__init__()
+        if isinstance(scale, torch.Tensor):
+            self.register_buffer("embed_scale", scale, persistent=False)
+        else:
+            self.embed_scale = scale
         self.tensor, self.padding_idx = tensor, padding_idx
         self.num_embeddings, self.embedding_dim = tensor.matrix_shape
         self.dtype = dtype or getattr(torch, tensor.dtype)
@@ -46,8 +59,10 @@ class QEmbedding(nn.Module):
         """
         if torch.compiler.is_compiling():
             found: torch.Tensor = torch.ops.qformat.embedding(ids, self._handle, self.embedding_dim, self.dtype)
-            return found
-        return self.rows(ids)
+        else:
+            found = self.rows(ids)
+        scale = self.embed_scale
+        return found if scale is None else found * (scale.to(found.dtype) if isinstance(scale, torch.Tensor) else scale)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids`, each decoded once, in the order of the file."""
@@ -65,7 +80,7 @@ class QEmbedding(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # as QLinear: the weight travels as the path of its file
-        return QEmbedding, (self.tensor, self.dtype, self.padding_idx)
+        return QEmbedding, (self.tensor, self.dtype, self.padding_idx, self.embed_scale)
 
 
 # Compiled graphs name their layers by number, see QLinear.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -171,26 +172,46 @@ def _layer(owner: nn.Module, tensor: Tensor, dtype: torch.dtype | None, mode: Mo
     if is_linear(owner, tensor):
         return QLinear(tensor, owner.bias, mode=mode)
     if is_embedding(owner, tensor):
-        return QEmbedding(tensor, dtype, owner.padding_idx)
+        return QEmbedding(tensor, dtype, owner.padding_idx, getattr(owner, "embed_scale", None))
     return None
 
 
 def is_embedding(module: nn.Module, tensor: Tensor) -> bool:
-    """Whether a module looks up rows and does no more, and the rows of `tensor` decode alone."""
-    plain = isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward
-    return plain and module.max_norm is None and tensor.can_slice_rows and not tensor.scheme.transposed
+    """Whether a module looks up rows and at most multiplies them with its `embed_scale`, and the rows of `tensor`
+    decode alone."""
+    if not isinstance(module, nn.Embedding) or module.max_norm is not None:
+        return False
+    known = type(module).forward is nn.Embedding.forward or _is_scaled(type(module).forward)
+    return known and tensor.can_slice_rows and not tensor.scheme.transposed
+
+
+def _is_scaled(forward: Any) -> bool:
+    """Whether this is the forward of transformers' scaled embeddings (Gemma's, BART's, …), of which each model has a
+    copy: `super().forward(ids)` times `self.embed_scale`, in the dtype of the weight where that is a tensor."""
+    if not forward.__module__.startswith("transformers.models."):
+        return False
+    uses = set(forward.__code__.co_names)
+    own = {"super", "forward", "embed_scale"}
+    return forward.__qualname__.endswith("ScaledWordEmbedding.forward") and uses in (
+        own,
+        own | {"to", "weight", "dtype"},
+    )
+
+
+# Modules of transformers that compute x Wᵀ + bias, recognised without importing transformers, and whether their weight
+# is (in_features, out_features).
+_LINEARS = {
+    ("transformers.pytorch_utils", "Conv1D"): True,
+    ("transformers.models.falcon.modeling_falcon", "FalconLinear"): False,
+}
 
 
 def is_linear(module: nn.Module, tensor: Tensor) -> bool:
     """Whether a module computes x Wᵀ + bias from a weight that lies as `tensor` does. Subclasses that compute something
     else do not count."""
-    forward = type(module).forward
-    if forward is nn.Linear.forward:
-        return not tensor.scheme.transposed
-    # transformers' Conv1D, recognised without importing transformers: its weight is (in_features, out_features)
-    if type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
-        return tensor.scheme.transposed
-    return False
+    kind = type(module)
+    transposed = False if kind.forward is nn.Linear.forward else _LINEARS.get((kind.__module__, kind.__name__))
+    return transposed is not None and tensor.scheme.transposed is transposed
 
 
 def _target(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype | None:

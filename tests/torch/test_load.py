@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ TINY: dict[str, tuple[type[Any], Any]] = {
         transformers.GPT2LMHeadModel,
         transformers.GPT2Config(
             n_embd=64, n_layer=2, n_head=4, vocab_size=90, n_positions=32, bos_token_id=0, eos_token_id=0
+        ),
+    ),
+    "falcon": (
+        transformers.FalconForCausalLM,
+        transformers.FalconConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=90, bias=True, bos_token_id=0,
+            eos_token_id=0,
         ),
     ),
     "llama untied": (
@@ -170,6 +178,54 @@ def test_a_coded_tied_weight_serves_both(tmp_path: Path) -> None:
     ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids)[0], reference(ids)[0], rtol=1e-4, atol=1e-4)
+
+
+SCALED: dict[str, tuple[type[Any], Any]] = {
+    "gemma": (
+        transformers.GemmaForCausalLM,
+        transformers.GemmaConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+            intermediate_size=96, vocab_size=90, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        ),
+    ),
+    "bart": (
+        transformers.BartForConditionalGeneration,
+        transformers.BartConfig(
+            d_model=64, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=96, decoder_ffn_dim=96, vocab_size=90, max_position_embeddings=40, scale_embedding=True,
+            bos_token_id=0, eos_token_id=1, pad_token_id=2, decoder_start_token_id=1, forced_eos_token_id=1,
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", SCALED)
+def test_embeddings_that_scale_their_rows_stay_coded(kind: str, dtype: str, tmp_path: Path) -> None:
+    """Gemma's and BART's embeddings multiply what they look up; encoder, decoder and head share one coded weight."""
+    torch.manual_seed(0)
+    cls, config = SCALED[kind]
+    cls(copy.deepcopy(config)).save_pretrained(tmp_path / "source")
+    name = "*embed_tokens.weight" if kind == "gemma" else "*shared.weight"
+    recipe = {"method": "rtn", "bits": 8, "rules": [{"match": name, "method": "rtn"}]}
+    qformat.convert(tmp_path / "source", tmp_path / "model.qf", recipe=recipe)
+    loaded = load_model(tmp_path / "model.qf", dtype=dtype)
+    embeddings = [module for module in loaded.modules() if isinstance(module, QEmbedding)]
+    assert embeddings
+    assert isinstance(loaded.lm_head, QLinear)
+    assert {module.tensor for module in embeddings} == {loaded.lm_head.tensor}
+    with qformat.open(tmp_path / "model.qf") as file:
+        state = {name: torch.from_numpy(tensor.decode()) for name, tensor in file.items()}
+    reference = cls.from_pretrained(None, config=copy.deepcopy(config), state_dict=state, dtype=dtype).eval()
+    ids = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for ours, theirs in (
+            (loaded.get_input_embeddings()(ids), reference.get_input_embeddings()(ids)),
+            (pickle.loads(pickle.dumps(embeddings[-1]))(ids), reference.get_input_embeddings()(ids)),
+        ):
+            assert torch.equal(ours, theirs)
+        bound = 1e-4 if dtype == "float32" else 0.03
+        torch.testing.assert_close(loaded(ids)[0], reference(ids)[0], rtol=bound, atol=bound)
 
 
 def test_residency_is_chosen(stories: Path) -> None:
