@@ -60,16 +60,20 @@ class QExperts(nn.Module):
 
     def mix(self, x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Each expert once, with all of its rows; the sums over experts are float32 at least."""
-        out = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        if len(x) == 1:
+            # a tensor of its own for each expert: else each would become a sibling of the ones routed to with it
+            found = zip(index[0].tolist(), weights[0].unbind(), strict=True)
+            parts = [self._expert(number, x.view_as(x)) * weight for number, weight in found if number < len(self.up)]
+            return torch.stack(parts).sum(0, dtype=_wide(x)).to(x.dtype) if parts else torch.zeros_like(x)
+        out = torch.zeros_like(x, dtype=_wide(x))
         chosen, order = index.reshape(-1).sort(stable=True)
         numbers, counts = torch.unique_consecutive(chosen, return_counts=True)
         weights = weights.reshape(-1, 1)
         for number, places in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
-            if number >= self.num_experts:  # what marks a row as one that nobody takes
-                continue
-            rows = places // index.shape[-1]
-            y = self._expert(number, x[rows]) * weights[places]
-            out = out.index_add(0, rows, y.to(out.dtype))
+            if number < len(self.up):  # beyond is what marks a row as one that nobody takes
+                rows = places // index.shape[-1]
+                y = self._expert(number, x[rows]) * weights[places]
+                out = out.index_add(0, rows, y.to(out.dtype))
         return out.to(x.dtype)
 
     def _expert(self, number: int, x: torch.Tensor) -> torch.Tensor:
@@ -89,6 +93,10 @@ class QExperts(nn.Module):
     def _register(self) -> None:
         self._handle = next(_numbers)
         _layers[self._handle] = self
+
+
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class QSortedExperts(QExperts):

@@ -14,6 +14,7 @@ from torch import nn
 
 import qformat
 from qformat.torch import QExperts, QLinear, load_model, set_mode
+from qformat.torch.experts import Turned
 from qformat.torch.renamed import Renamed
 
 COMMON: dict[str, Any] = {
@@ -112,6 +113,22 @@ def test_experts_stay_in_the_file(kind: str, tmp_path: Path) -> None:
         assert not torch.allclose(loaded(ids).logits, model(ids).logits, atol=1e-6)
         ours = loaded.generate(ids, max_new_tokens=6, do_sample=False)
         assert torch.equal(ours, reference.generate(ids, max_new_tokens=6, do_sample=False))
+
+
+@pytest.mark.parametrize("residency", ["mmap", "hugepages"])
+def test_stacks_coded_the_other_way_round_are_decoded_expert_by_expert(residency: Any, tmp_path: Path) -> None:
+    """A rule may have codes run along the outputs; there is no parameter of all experts either way."""
+    _, folder = saved(tmp_path / "source", "gpt-oss")
+    rules = [{"match": "*.experts.gate_up_proj", "axis": "out_in"}]
+    qformat.convert(folder, tmp_path / "model.qf", recipe={"method": "rtn", "bits": 8, "rules": rules})
+    loaded = load_model(tmp_path / "model.qf", dtype="float32", residency=residency)
+    layer = experts_of(loaded)
+    assert isinstance(layer.up[0], Turned)
+    assert isinstance(layer.down[0], QLinear)
+    assert not any(its.ndim == 3 for its in loaded.parameters())
+    with torch.no_grad():
+        expected = decoded("gpt-oss", tmp_path / "model.qf")(tokens()).logits
+        torch.testing.assert_close(loaded(tokens()).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
