@@ -3,11 +3,11 @@
     python benchmarks/end_to_end.py [--rounds 5] [--prompt 64] [--new 32] [--threads 2] [--layers 16] [--folder DIR]
                                     [--only GLOB ...] [--prepare]
 
-Ours at 4 bits (groups of 64 and 128; `exact` and `int8` activations), torch bfloat16, and llama.cpp's Q4_0 and Q4_K_M
-if llama-cpp-python and gguf are installed. The weights are random; all files come from one checkpoint, and the
-embedding, which is the head too, has six bits in each of them. Rounds are interleaved, each model in a process of its
-own that is stopped while another one has its turn. The files are kept in --folder if it is given (--prepare makes them
-and no more).
+Ours at 4 bits (groups of 64 and 128; `exact` and `int8` activations; from the mapping and from copies on huge pages),
+torch bfloat16, and llama.cpp's Q4_0 and Q4_K_M if llama-cpp-python and gguf are installed. The weights are random; all
+files come from one checkpoint, and the embedding, which is the head too, has six bits in each of them. Rounds are
+interleaved, each model in a process of its own that is stopped while another one has its turn. The files are kept in
+--folder if it is given (--prepare makes them and no more).
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ VOCABULARY = 128256
 DENSE, Q4_0 = "torch bfloat16", "llama.cpp Q4_0"
 
 # name → what runs it, and its file
+OURS = {
+    f"qformat {size} {mode}{', huge pages' * huge}": (f"{mode} {'hugepages' if huge else 'mmap'}", f"{size}.qf")
+    for size in ("g64", "g128")
+    for mode in ("exact", "int8")
+    for huge in (False, True)
+}
 SUBJECTS = {
-    "qformat g64 exact": ("exact", "g64.qf"),
-    "qformat g64 int8": ("int8", "g64.qf"),
-    "qformat g128 exact": ("exact", "g128.qf"),
-    "qformat g128 int8": ("int8", "g128.qf"),
+    **OURS,
     DENSE: ("dense", "checkpoint"),
     Q4_0: ("llama", "Q4_0.gguf"),
     "llama.cpp Q4_K_M": ("llama", "Q4_K_M.gguf"),

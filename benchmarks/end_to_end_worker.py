@@ -39,10 +39,10 @@ def transformers_model(model: Any, threads: int) -> Run:
     return run
 
 
-def ours(path: str, threads: int, mode: Any) -> Run:
+def ours(path: str, threads: int, mode: Any, residency: Any) -> Run:
     from qformat.torch import load_model
 
-    return transformers_model(load_model(path, mode=mode), threads)
+    return transformers_model(load_model(path, mode=mode, residency=residency), threads)
 
 
 def dense(path: str, threads: int) -> Run:
@@ -90,8 +90,10 @@ def llama(path: str, threads: int) -> Run:
 
 
 SUBJECTS: dict[str, Callable[[str, int], Run]] = {
-    "exact": lambda path, threads: ours(path, threads, "exact"),
-    "int8": lambda path, threads: ours(path, threads, "int8"),
+    "exact mmap": lambda path, threads: ours(path, threads, "exact", "mmap"),
+    "exact hugepages": lambda path, threads: ours(path, threads, "exact", "hugepages"),
+    "int8 mmap": lambda path, threads: ours(path, threads, "int8", "mmap"),
+    "int8 hugepages": lambda path, threads: ours(path, threads, "int8", "hugepages"),
     "dense": dense,
     "llama": llama,
 }
