@@ -20,6 +20,7 @@ import torch
 from qformat import kernels
 
 if TYPE_CHECKING:
+    from qformat.store import Model
     from qformat.torch.linear import QLinear
 
 # What the kernels multiply with, and what they call it.
@@ -53,15 +54,16 @@ class Siblings:
 class _Made:
     """What a layer made along for its siblings, of the bytes that x had."""
 
-    def __init__(self, siblings: Siblings, stored: bytes, results: dict[Any, torch.Tensor]) -> None:
-        self.siblings, self.stored, self.results = siblings, stored, results
+    def __init__(self, layer: QLinear, stored: bytes, results: dict[Any, torch.Tensor]) -> None:
+        self.siblings, self.stored, self.results = layer.siblings, stored, results
+        self.model: Model | None = layer.tensor._model
 
     def give_up(self, _: Any = None) -> None:
         """No more can be asked for: x is gone, or another one has come."""
         if self.results:
             self.siblings.part(self.results)
             self.results.clear()
-        self.stored = b""
+        self.stored, self.model = b"", None
 
 
 class _Last(threading.local):
@@ -94,6 +96,8 @@ def product(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
         if made is not None and (y := made.results.pop(layer.tensor.product.panels, None)) is not None:
             if not made.results:
                 last.made = None
+            if layer.tensor._model is not made.model:  # whose file was looked at when this was made
+                layer.tensor.guard()
             return y
         if last.siblings is not own:
             last.siblings.meet(layer)
@@ -108,7 +112,7 @@ def product(layer: QLinear, x: torch.Tensor, kernel: str) -> torch.Tensor:
     y, *more = multiply([layer, *others], x, kernel)
     if others:
         results = {other.tensor.product.panels: its for other, its in zip(others, more, strict=True)}
-        last.made = _Made(own, stored, results)
+        last.made = _Made(layer, stored, results)
         last.x = ref(x, last.made.give_up)
     return y
 
@@ -121,6 +125,8 @@ def _fits(other: QLinear, layer: QLinear) -> bool:
 
 def multiply(layers: Sequence[QLinear], x: torch.Tensor, kernel: str) -> list[torch.Tensor]:
     """x Wᵀ of each of some layers with weights in panels and equal modes, in the dtype of x.
+
+    Only the first one's file is looked at afterwards.
 
     Args:
         x: (…, in_features), contiguous on the CPU, not empty.
@@ -139,9 +145,6 @@ def multiply(layers: Sequence[QLinear], x: torch.Tensor, kernel: str) -> list[to
     places = [y.data_ptr() for y in ys]
     kernels.matvecs(kernel, panels, x.data_ptr(), x.numel() // inputs, KERNEL_DTYPES[x.dtype], layers[0].mode, places)
     layers[0].tensor.guard()
-    for layer in layers[1:]:
-        if layer.tensor._model is not layers[0].tensor._model:
-            layer.tensor.guard()
     return ys
 
 
