@@ -12,7 +12,9 @@ numbers that depend on the data (non-zeros, rank), in the order in which transfo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import isfinite, prod
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -201,7 +203,9 @@ def coded_shape(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) 
 # -- roles and bytes ---------------------------------------------------------------------------------------------------
 
 
-def roles(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> dict[str, Role]:
+# layers and experts of a model have few schemes and shapes between them
+@lru_cache(1024)
+def roles(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> Mapping[str, Role]:
     """Every array of a weight in the order of the extent: transforms, output transforms, corrections, the coding."""
     sizes = _sizes(scheme, shape, parameters)
     found: dict[str, Role] = {}
@@ -214,7 +218,7 @@ def roles(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> dic
     for number, (correction, size_of) in enumerate(zip(scheme.corrections, sizes.corrections, strict=True)):
         found |= _named(f"corrections.{number}", corrections.roles(correction, shape, size_of))
     with within("coding"):
-        return found | codings.roles(scheme.coding, sizes.coded)
+        return MappingProxyType(found | codings.roles(scheme.coding, sizes.coded))
 
 
 def _named(prefix: str, its_roles: Mapping[str, Role]) -> dict[str, Role]:
@@ -226,10 +230,12 @@ def panels(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> Pa
     return codings.panels(scheme.coding, coded_shape(scheme, shape, parameters))
 
 
+@lru_cache(1024)
 def _geometry(scheme: Scheme, shape: Shape, parameters: tuple[int, ...]) -> extents.Geometry | None:
     return codings.geometry(scheme.coding, coded_shape(scheme, shape, parameters))
 
 
+@lru_cache(1024)
 def layout(scheme: Scheme, shape: Shape, parameters: tuple[int, ...] = ()) -> Extent:
     """Where every role lies."""
     return extents.layout(roles(scheme, shape, parameters), _geometry(scheme, shape, parameters))
