@@ -148,7 +148,8 @@ static inline float byte_entries(const float* table, int count, uint8_t* entries
     float top = 0;
     for (int i = 0; i < count; i++) top = __builtin_fmaxf(top, __builtin_fabsf(table[i]));
     const float inverse = top > 0 ? 127.0f / top : 0.0f;
-    for (int i = 0; i < 256; i++) entries[i] = i < count ? (uint8_t)(128 + round_to_int8(table[i] * inverse)) : 128;
+    __builtin_memset(entries, 128, 256);
+    for (int i = 0; i < count; i++) entries[i] = (uint8_t)(128 + round_to_int8(table[i] * inverse));
     return top / 127.0f;
 }
 
