@@ -53,11 +53,15 @@ static inline Header read_header(const Panels& m, const uint8_t* p, size_t at) {
     return h;
 }
 
+#ifdef QF_HALVES
+#include QF_HALVES
+#endif
+
 // -- int8 activations ---------------------------------------------------------------------------------------------
 
 // dot[b] += (codes · x[b]) << shift over the columns of one plane: COLUMNS of them, or, if that is 0, `columns`. `x` holds
 // 64 bytes per row of the batch. With a table, the codes are looked up first: its entries are bytes around 128.
-//
+#ifndef QF_HALVES
 // Fields of codes that are multiplied as numbers need no shift per register: each is masked where it lies and summed in
 // an accumulator of its own, which is shifted down once. One-bit fields are folded once, which leaves four places.
 template <int W, bool TABLE, int B, int COLUMNS>
@@ -95,6 +99,7 @@ QF_INLINE void dot_plane(const uint8_t* p, const int8_t* x, int columns, int shi
         dot[b] += sum << shift;
     }
 }
+#endif
 
 // A run of 64 inputs at 3 bits: the planes are joined first, which halves the products. Two codes of a byte are masked where
 // they lie, the upper ones into sums of their own.
@@ -200,6 +205,7 @@ static void matvec_int8(const Panels& m, const Activations& x, size_t first, siz
 
 // -- float activations: each weight is made exactly as the decoder makes it, then multiplied ------------------------
 
+#ifndef QF_HALVES
 // The codes of input `i` of a unit of 32 inputs, in every row: `p[plane]` is where the unit's columns start.
 template <int BITS>
 static inline U32 codes_of(const uint8_t* const* p, int i) {
@@ -215,6 +221,26 @@ static inline U32 codes_of(const uint8_t* const* p, int i) {
     }
     return codes;
 }
+
+// sum[b] += weights · x[b] over a unit of up to 32 inputs.
+template <int BITS, bool TABLE, int B>
+QF_INLINE void float_unit(const Panels& m, const Header& h, const F32& small, const uint8_t* const* planes, const float* values, int inputs,
+                          F32* sum) {
+    const auto step = [&](int i) {
+        const U32 codes = codes_of<BITS>(planes, i);
+        F32 w = BITS <= 4 ? lut16(small, codes) : TABLE ? gather(m.table, codes) : to_float(codes) - splat(m.bias);
+        if (!TABLE) w = m.offsets ? h.scale * w + h.shift : w - h.shift;
+#pragma GCC unroll 8
+        for (int b = 0; b < B; b++) sum[b] = fma(w, splat(values[kRun * b + i]), sum[b]);
+    };
+    if (inputs == 32) {
+#pragma GCC unroll 32
+        for (int i = 0; i < 32; i++) step(i);
+    } else {
+        for (int i = 0; i < inputs; i++) step(i);
+    }
+}
+#endif
 
 template <int BITS, bool TABLE, int B>
 static void matvec_float(const Panels& m, const Activations& x, size_t first, size_t last, float* out, size_t stride) {
@@ -246,19 +272,7 @@ static void matvec_float(const Panels& m, const Activations& x, size_t first, si
                 for (int unit = 0; unit < inputs; unit += 32) {
                     const int here = inputs - unit < 32 ? inputs - unit : 32;
                     const float* values = x.values + run * (size_t)(kRun * B) + unit;
-                    auto step = [&](int i) {
-                        const U32 codes = codes_of<BITS>(planes, i);
-                        F32 w = BITS <= 4 ? lut16(small, codes) : TABLE ? gather(m.table, codes) : to_float(codes) - splat(m.bias);
-                        if (!TABLE) w = m.offsets ? h.scale * w + h.shift : w - h.shift;
-#pragma GCC unroll 8
-                        for (int b = 0; b < B; b++) sum[b] = fma(w, splat(values[kRun * b + i]), sum[b]);
-                    };
-                    if (here == 32) {
-#pragma GCC unroll 32
-                        for (int i = 0; i < 32; i++) step(i);
-                    } else {
-                        for (int i = 0; i < here; i++) step(i);
-                    }
+                    float_unit<BITS, TABLE, B>(m, h, small, planes, values, here, sum);
                     for (int plane = 0; plane < Planes<BITS>::count; plane++) planes[plane] += 64 * Planes<BITS>::width[plane];
                 }
                 p += bytes;
