@@ -68,5 +68,7 @@ def check_columns(where: str, columns: NDArray[Any], side: int, rows: NDArray[An
 
 def check_finite(field: str, arrays: Arrays) -> None:
     """Every number of a role is finite."""
-    if not np.isfinite(whole(arrays[field]).astype(np.float64)).all():
+    with np.errstate(invalid="ignore"):  # a cast complains of signalling NaNs
+        finite = np.isfinite(whole(arrays[field]).astype(np.float64))
+    if not finite.all():
         raise InvalidFileError("not finite", field=field)

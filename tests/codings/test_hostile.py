@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -292,6 +293,9 @@ def test_corrections_and_scales_of_inputs_are_finite() -> None:
     _refused(scheme, "corrections.0.b", (2,), corrections__0__b=np.nan)
     scheme = _scheme(FLOAT, transforms=[{"transform": "scale", "dtype": "float16"}])
     _refused(scheme, "transforms.0.scales", transforms__0__scales=np.nan)
+    signalling = np.full(SHAPE[1], 0x7F90, np.uint16).view(ml_dtypes.bfloat16)  # numpy complains when it casts these
+    scheme = _scheme(FLOAT, transforms=[{"transform": "scale", "dtype": "bfloat16"}])
+    _refused(scheme, "transforms.0.scales", transforms__0__scales=signalling)
 
 
 def test_codes_that_do_not_fit_are_not_packed() -> None:
