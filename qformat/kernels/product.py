@@ -61,11 +61,11 @@ class Product:
         native = isinstance(self.operand.native, operand.Panels)
         return native and dtype == "bfloat16" and kernel == "avx512" and "avx512bf16" in operand.FEATURES
 
-    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> Floats:
-        """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32; `rounded` as for `Operand.matvec`."""
+    def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
+        """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32."""
         if self.bare:
-            return self.operand.matvec(x, mode, kernel, rounded)
-        y = self.coded(self._before(x), mode, kernel, rounded)
+            return self.operand.matvec(x, mode, kernel)
+        y = self.coded(self._before(x), mode, kernel)
         if self.around.outputs:
             y = self.around.after(y.astype(np.float64)).astype(np.float32)
         if self.around.corrections:
@@ -94,7 +94,7 @@ class Product:
         assert isinstance(native, operand.Panels | operand.Codes)
         operand.decode_into(kernel, native, first, last, out)
 
-    def coded(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> Floats:
+    def coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
         """The coded matrix. In `int8` with an outlier threshold, large inputs are multiplied exactly (LLM.int8)."""
         if mode == "int8" and self._threshold is not None:
             outlying = np.abs(x.astype(np.float32)) >= self._threshold
@@ -102,7 +102,7 @@ class Product:
                 zero = x.dtype.type(0)
                 rest = self.operand.matvec(np.where(outlying, zero, x), "int8", kernel)
                 return rest + self.operand.matvec(np.where(outlying, x, zero), "exact", kernel)
-        return self.operand.matvec(x, mode, kernel, rounded)
+        return self.operand.matvec(x, mode, kernel)
 
     def _before(self, x: NDArray[Any]) -> NDArray[Any]:
         """Input transforms, computed in float64 and rounded once, to float32; an order only changes the order."""

@@ -67,7 +67,7 @@ static inline Header read_header(const Panels& m, const uint8_t* p, size_t at) {
 template <int W, bool TABLE, int B, int COLUMNS>
 QF_INLINE void dot_plane(const uint8_t* p, const int8_t* x, int columns, int shift, const ByteTable& table, I32* dot) {
     constexpr int fields = 8 / W, places = fields < 4 ? fields : 4;
-    constexpr bool in_place = kMaskInPlace && !TABLE && W < 8 && places * B <= 16;
+    constexpr bool in_place = !TABLE && W < 8 && places * B <= 16;
     constexpr int sums = in_place ? places : 2;  // two chains at least hide the latency of the dot product
     I32 acc[sums * B] = {};
     auto column = [&](int c) {

@@ -61,7 +61,7 @@ void prefetch(const void* line) {
 }
 
 // Asks for every line of the activations at once. They were last touched on other cores, whose caches answer slowly to a
-// thread that asks for one line after the other: on two core complexes that cost 6 µs for 4096 inputs, and 30 for 14336.
+// thread that asks for one line after the other: on two core complexes writing 4096 inputs took 9 µs, on one complex 3.
 template <bool WRITING>
 void fetch(const Activations& a, size_t totals) {
     const auto lines = [](const void* from, size_t bytes) {

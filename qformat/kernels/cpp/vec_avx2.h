@@ -39,11 +39,11 @@ static inline F32 fma(F32 a, F32 b, F32 c) {
                      _mm256_fmadd_ps(part_f(a, 1), part_f(b, 1), part_f(c, 1)));
 }
 
-// Fields above the lowest would saturate the 16-bit sums of vpmaddubsw: they are shifted down first.
-static constexpr bool kMaskInPlace = false;
 static constexpr bool kJoinsThree = false;
-// vpmaddubsw saturates at 16 bits: 127·127·2 fits for codes below 128. Codes of 8 bits are centred first and their
-// sign is moved to the activation (128·127·2 fits); finish_dot8 adds the centre back.
+
+// vpmaddubsw saturates at 16 bits: 127·127·2 fits for codes below 128, so fields are shifted down before they are multiplied.
+// Codes of 8 bits are centred first and their sign is moved to the activation (128·127·2 fits); finish_dot8 adds the centre
+// back.
 template <int W>
 static inline __m256i dot4_half(__m256i acc, __m256i codes, __m256i x) {
     if (W == 8) {
@@ -52,12 +52,6 @@ static inline __m256i dot4_half(__m256i acc, __m256i codes, __m256i x) {
         codes = _mm256_abs_epi8(codes);
     }
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
-}
-template <int W>
-static inline I32 dot4(I32 acc, U32 codes, const int8_t* at) {
-    const U32 x = splat_dword(at);
-    return join<I32>(dot4_half<W>(part_i(acc, 0), part_i(codes, 0), part_i(x, 0)),
-                     dot4_half<W>(part_i(acc, 1), part_i(codes, 1), part_i(x, 1)));
 }
 static inline I32 finish_dot8(I32 acc, I32 sum) { return acc + 128 * sum; }
 

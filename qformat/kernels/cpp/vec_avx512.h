@@ -16,7 +16,6 @@ static inline F32 to_float(U32 v) { return to_float((I32)v); }
 static inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
 // vpdpbusd takes bytes up to 255, so that fields may be multiplied where they lie.
-static constexpr bool kMaskInPlace = true;
 // acc += codes · the four bytes at `x`, in every lane. The broadcast is an operand: the compiler would make it an instruction.
 template <int W>
 static inline I32 dot4(I32 acc, U32 codes, const int8_t* x) {
