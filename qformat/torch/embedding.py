@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import nn
 
 from qformat.tensor import Tensor
+from qformat.torch import numbered
 from qformat.torch.arrays import dense, dtype_name, from_array
 
 
@@ -43,8 +42,7 @@ class QEmbedding(nn.Module):
         self.tensor, self.padding_idx = tensor, padding_idx
         self.num_embeddings, self.embedding_dim = tensor.matrix_shape
         self.dtype = dtype or getattr(torch, tensor.dtype)
-        self._handle = next(_numbers)
-        _layers[self._handle] = self
+        self._number = numbered.number(self)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -58,7 +56,7 @@ class QEmbedding(nn.Module):
             IndexError: an id is out of range.
         """
         if torch.compiler.is_compiling():
-            found: torch.Tensor = torch.ops.qformat.embedding(ids, self._handle, self.embedding_dim, self.dtype)
+            found: torch.Tensor = torch.ops.qformat.embedding(ids, self._number, self.embedding_dim, self.dtype)
         else:
             found = self.rows(ids)
         scale = self.embed_scale
@@ -83,16 +81,13 @@ class QEmbedding(nn.Module):
         return QEmbedding, (self.tensor, self.dtype, self.padding_idx, self.embed_scale)
 
 
-# Compiled graphs name their layers by number, see QLinear.
-_layers: WeakValueDictionary[int, QEmbedding] = WeakValueDictionary()
-_numbers = count()
-
 _library = torch.library.Library("qformat", "FRAGMENT")
 _library.define("embedding(Tensor ids, int layer, int width, ScalarType dtype) -> Tensor")
 
 
 def _embedding(ids: torch.Tensor, layer: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    return _layers[layer].rows(ids)
+    found: torch.Tensor = numbered.layer(layer).rows(ids)
+    return found
 
 
 def _embedding_fake(ids: torch.Tensor, layer: int, width: int, dtype: torch.dtype) -> torch.Tensor:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import count
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from torch import nn
 from qformat.linear import row_local
 from qformat.member import Member
 from qformat.tensor import Tensor
+from qformat.torch import numbered
 from qformat.torch.arrays import dense
 from qformat.torch.linear import Mode, QLinear
 
@@ -49,12 +48,12 @@ class QExperts(nn.Module):
         super().__init__()
         self.module, self.up, self.down = module, nn.ModuleList(up), nn.ModuleList(down)
         self.num_experts = len(up)
-        self._register()
+        self._number = numbered.number(self)
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: Any, top_k_weights: Any) -> torch.Tensor:
         """hidden_states (tokens, hidden_size), top_k_index and top_k_weights (tokens, k) to (tokens, hidden_size)."""
         if torch.compiler.is_compiling():
-            y: torch.Tensor = torch.ops.qformat.experts(hidden_states, top_k_index, top_k_weights, self._handle)
+            y: torch.Tensor = torch.ops.qformat.experts(hidden_states, top_k_index, top_k_weights, self._number)
             return y
         return self.mix(hidden_states, top_k_index, top_k_weights)
 
@@ -88,11 +87,7 @@ class QExperts(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._register()  # a copy is a layer of its own
-
-    def _register(self) -> None:
-        self._handle = next(_numbers)
-        _layers[self._handle] = self
+        self._number = numbered.number(self)  # a copy is a layer of its own
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:
@@ -255,16 +250,13 @@ def _matrix(tensor: Tensor, turned: bool, dtype: torch.dtype | None, mode: Mode)
     return QLinear(tensor, mode=mode) if tensor.scheme.transposed is turned else Turned(tensor)
 
 
-# Compiled graphs name their layers by number, see QLinear.
-_layers: WeakValueDictionary[int, QExperts] = WeakValueDictionary()
-_numbers = count()
-
 _library = torch.library.Library("qformat", "FRAGMENT")
 _library.define("experts(Tensor x, Tensor index, Tensor weights, int layer) -> Tensor")
 
 
 def _experts(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, layer: int) -> torch.Tensor:
-    return _layers[layer].mix(x, index, weights)
+    y: torch.Tensor = numbered.layer(layer).mix(x, index, weights)
+    return y
 
 
 def _experts_fake(x: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, layer: int) -> torch.Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from qformat import kernels
 from qformat.codings.panel import ROWS
 from qformat.kernels.around import Around
 from qformat.tensor import Tensor
-from qformat.torch import siblings, surroundings
+from qformat.torch import numbered, siblings, surroundings
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
 from qformat.torch.device import on_device, product
 from qformat.torch.siblings import KERNEL_DTYPES, Siblings
@@ -73,8 +71,7 @@ class QLinear(nn.Module):
         self.siblings = Siblings()
         self._operands: dict[torch.device, Operand | None] = {}
         self._surroundings: Around | None = None
-        self._handle = next(_numbers)
-        _layers[self._handle] = self
+        self._number = numbered.number(self)
 
     @property
     def mode(self) -> Mode:
@@ -95,7 +92,7 @@ class QLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to (..., out_features) of the same dtype."""
         if torch.compiler.is_compiling():
-            y: torch.Tensor = torch.ops.qformat.linear(x, self._handle, self.out_features)
+            y: torch.Tensor = torch.ops.qformat.linear(x, self._number, self.out_features)
         elif x.requires_grad and torch.is_grad_enabled():
             y = nn.functional.linear(x, self._decoded(x))
         else:
@@ -237,17 +234,13 @@ def _again(tensor: Tensor, bias: torch.Tensor | None, mode: Mode, training: bool
     return QLinear(tensor, bias, mode=mode).train(training)
 
 
-# A custom op takes tensors and numbers only, so compiled graphs name their layers by number; a layer that is gone is
-# gone from here as well.
-_layers: WeakValueDictionary[int, QLinear] = WeakValueDictionary()
-_numbers = count()
-
 _library = torch.library.Library("qformat", "DEF")
 _library.define("linear(Tensor x, int layer, int out_features) -> Tensor")
 
 
 def _linear(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
-    return _layers[layer].product(x)
+    y: torch.Tensor = numbered.layer(layer).product(x)
+    return y
 
 
 def _linear_fake(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
