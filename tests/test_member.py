@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qformat
-from qformat import container, linear
 from qformat.codings.grammar import Dense
 from qformat.converters.methods import quantize
 from qformat.errors import UnsupportedError
 from qformat.linear import Scheme
 from qformat.member import Member
 from qformat.transforms import Hadamard
+from tests.one_tensor import saved
 
 # Panels, planes, nested scales, a sparse correction, transforms of both sides, and layouts that only decoding reads.
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -41,31 +41,8 @@ def stack(
     weight = np.random.default_rng(0).standard_normal((number * high, width)).astype(np.float32)
     coded = quantize(method, weight, **options)
     scheme = msgspec.structs.replace(coded.scheme, transposed=transposed)
-    return written(folder, scheme, weight.shape, coded.arrays, coded.parameters, shape)
-
-
-def written(
-    folder: str | Path,
-    scheme: Scheme,
-    matrix: tuple[int, int],
-    arrays: Any,
-    parameters: tuple[int, ...],
-    shape: tuple[int, int, int],
-) -> qformat.Tensor:
-    data = linear.pack(scheme, matrix, arrays, parameters)
-    path = Path(folder) / "stack.qf"
-    with container.create(path) as writer:
-        writer.tensor(
-            "w",
-            scheme=linear.dump(scheme),
-            dtype="float32",
-            shape=(shape[0], shape[2], shape[1]) if scheme.transposed else shape,
-            length=len(data),
-            data=[data],
-            parameters=parameters,
-        )
-        writer.finish({})
-    return qformat.open(path)["w"]
+    source = (number, width, high) if transposed else shape
+    return saved(Path(folder) / "stack.qf", scheme, source, coded.arrays, coded.parameters)
 
 
 @given(
@@ -129,4 +106,4 @@ def test_what_is_no_stack_is_refused(tmp_path: Path) -> None:
     mixing = Scheme(coding=Dense(dtype="float32"), output_transforms=(Hadamard(block=16),))
     arrays = {"values": np.zeros((32, 32), np.float32), "output_transforms.0.signs": np.ones(32, np.int8)}
     with pytest.raises(UnsupportedError, match="not a stack"):
-        Member(written(tmp_path, mixing, (32, 32), arrays, (), (2, 16, 32)), 0)
+        Member(saved(tmp_path / "mixing.qf", mixing, (2, 16, 32), arrays), 0)

@@ -16,28 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qformat
-from qformat import container, linear
 from qformat.converters.methods import quantize
 from qformat.torch import QLinear
 from qformat.torch.linear import SMALL
+from tests.one_tensor import saved
 
 
 def written(path: Path, method: str, weight: NDArray[np.float32], **options: Any) -> qformat.Tensor:
     """`weight` quantized and written to a file, opened again."""
     coded = quantize(method, weight, **options)
-    data = linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters)
-    with container.create(path) as writer:
-        writer.tensor(
-            "w",
-            scheme=linear.dump(coded.scheme),
-            dtype="float32",
-            shape=weight.shape,
-            length=len(data),
-            data=[data],
-            parameters=coded.parameters,
-        )
-        writer.finish({})
-    return qformat.open(path)["w"]
+    return saved(path, coded.scheme, weight.shape, coded.arrays, coded.parameters)
 
 
 def weight(rows: int, inputs: int, seed: int = 0) -> NDArray[np.float32]:

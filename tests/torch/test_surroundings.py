@@ -10,10 +10,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import qformat
-from qformat import container, linear
+from qformat import linear
 from qformat.torch import QLinear
 from tests.kernels.test_product import magnitude
+from tests.one_tensor import saved
 from tests.strategies import Linear, linears
 
 
@@ -27,19 +27,7 @@ def test_many_rows_are_the_product_of_the_parts(case: Linear, batch: int, dtype:
     assume(size.max(initial=0) < 6e4)  # what float16 can hold
     expected = linear.matvec(case.scheme, case.shape, case.arrays, wide, case.parameters)
     with tempfile.TemporaryDirectory() as folder:
-        data = linear.pack(case.scheme, case.shape, case.arrays, case.parameters)
-        with container.create(Path(folder) / "w.qf") as writer:
-            writer.tensor(
-                "w",
-                scheme=linear.dump(case.scheme),
-                dtype="float32",
-                shape=case.shape,
-                length=len(data),
-                data=[data],
-                parameters=case.parameters,
-            )
-            writer.finish({})
-        y = QLinear(qformat.open(Path(folder) / "w.qf")["w"])(x)
+        y = QLinear(saved(Path(folder) / "w.qf", case.scheme, case.shape, case.arrays, case.parameters))(x)
     assert y.dtype is dtype
     # W and x, or x after its transforms, and y are rounded; float16 has subnormal numbers
     bound = (3 * torch.finfo(dtype).eps + 4 * sum(case.shape) ** 0.5 * 2**-24) * size + 1e-6
