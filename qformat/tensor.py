@@ -255,6 +255,12 @@ class Tensor:
         with self._named():
             return kernels.Product(self.scheme, self.matrix_shape, self.parameters, self.checked, self.extent())
 
+    @property
+    def prepared(self) -> kernels.Product | None:
+        """`product`, if somebody has asked for it before."""
+        found: kernels.Product | None = self.__dict__.get("product")
+        return found
+
     def guard(self) -> None:
         """ChangedError if the file is no longer what was opened: what was computed meanwhile is worth nothing."""
         self._model.container.guard()

@@ -35,14 +35,15 @@ def from_array(array: NDArray[Any]) -> torch.Tensor:
 
     A read-only array (a view of the mapped file) gives a tensor that must not be written to: doing so ends the process.
     """
-    if array.dtype == np.float32 and array.flags.writeable:
-        return torch.from_numpy(array)  # what kernels return: every layer comes here
     name = array.dtype.name
     bits = array.view(_BITS[name]) if name in _BITS else array
-    with warnings.catch_warnings():
-        # torch warns of arrays that it could be made to write to; these are parameters without gradients
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    if array.flags.writeable:
         tensor = torch.from_numpy(bits)
+    else:
+        with warnings.catch_warnings():
+            # torch warns of arrays that it could be made to write to; these are parameters without gradients
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensor = torch.from_numpy(bits)
     return tensor.view(torch_dtype(name)) if name in _BITS else tensor
 
 

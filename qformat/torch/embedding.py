@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from qformat import kernels
+from qformat.codings.panel import ROWS
 from qformat.tensor import Tensor
 from qformat.torch import numbered
-from qformat.torch.arrays import dense, dtype_name, from_array
+from qformat.torch.arrays import dense, dtype_name, from_array, to_array
+from qformat.torch.siblings import KERNEL_DTYPES
 
 
 class QEmbedding(nn.Module):
@@ -64,11 +67,29 @@ class QEmbedding(nn.Module):
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """The rows of `ids`, each decoded once, in the order of the file."""
+        if ids.numel() == 1 and (row := self._one(int(ids))) is not None:
+            return row.view(*ids.shape, -1).to(ids.device)
         wanted, places = np.unique(ids.cpu().numpy(), return_inverse=True)
-        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < self.num_embeddings:
-            raise IndexError(f"ids from {wanted[0]} to {wanted[-1]}, expected 0 ≤ id < {self.num_embeddings}")
+        if wanted.size:
+            self._check(wanted[0], wanted[-1])
         decoded = from_array(self.tensor.decode(dtype_name(self.dtype), rows=wanted))
         return decoded[torch.from_numpy(places.reshape(ids.shape))].to(ids.device)
+
+    def _one(self, row: int) -> torch.Tensor | None:
+        """A row by the kernels, where the weight is ready for them already: as one is that is the head's too."""
+        weight, kernel = self.tensor.prepared, kernels.active()
+        if weight is None or not (weight.bare and weight.decodes(kernel) and self.dtype in KERNEL_DTYPES):
+            return None
+        self._check(row, row)
+        panel, within = divmod(row, ROWS)
+        rows = torch.empty((min(ROWS, self.num_embeddings - panel * ROWS), self.embedding_dim), dtype=self.dtype)
+        weight.decode_panels(panel, panel + 1, to_array(rows), kernel)
+        self.tensor.guard()
+        return rows[within]
+
+    def _check(self, least: int, most: int) -> None:
+        if not 0 <= least <= most < self.num_embeddings:
+            raise IndexError(f"ids from {least} to {most}, expected 0 ≤ id < {self.num_embeddings}")
 
     def extra_repr(self) -> str:
         """What `print(model)` shows of it."""

@@ -42,7 +42,8 @@ def load_model(
         dtype: to compute in; None for the config's.
         mode: of the quantized layers, see `QLinear`.
         residency: where their weights are read, see `qformat.open`.
-        config: changes to the config, such as `attn_implementation="eager"`.
+        config: changes to the config, such as `attn_implementation="sdpa"`; by default a model that would use `sdpa`
+            computes the attention of one new token in float32, see `attention`.
 
     Raises:
         UnsupportedError: no config, an unknown model type, missing weights or other shapes.
@@ -84,6 +85,10 @@ def load_model(
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_dict(_json(file, "generation_config.json"))
+    if "attn_implementation" not in config:
+        from qformat.torch.attention import install
+
+        install(model)
     return model.eval()
 
 

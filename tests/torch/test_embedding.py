@@ -22,6 +22,7 @@ from tests.torch.test_linear import METHODS, weight, written
     size=st.sampled_from([(0,), (1,), (1, 1), (2, 40), (3, 2, 5)]),
     dtype=st.sampled_from([None, torch.float32, torch.float16, torch.bfloat16]),
     integer=st.sampled_from([torch.int64, torch.int32]),
+    prepared=st.booleans(),
     seed=st.integers(0, 9),
 )
 def test_rows_are_those_of_the_decoded_matrix(
@@ -30,12 +31,14 @@ def test_rows_are_those_of_the_decoded_matrix(
     size: tuple[int, ...],
     dtype: torch.dtype | None,
     integer: torch.dtype,
+    prepared: bool,
     seed: int,
 ) -> None:
-    """Bit for bit, whatever the coding, in any order and with repetitions."""
+    """Bit for bit, whatever the coding, in any order and with repetitions; `prepared` as the weight of a head is."""
     with tempfile.TemporaryDirectory() as folder:
         tensor = written(Path(folder) / "w.qf", method[0], weight(*shape, seed), **method[1])
         layer = QEmbedding(tensor, dtype)
+        assert not prepared or tensor.product is tensor.prepared
         ids = torch.randint(shape[0], size, generator=torch.Generator().manual_seed(seed), dtype=integer)
         matrix = torch.from_numpy(tensor.decode()).to(dtype or torch.float32)
         found = layer(ids)
@@ -44,10 +47,14 @@ def test_rows_are_those_of_the_decoded_matrix(
 
 
 def test_ids_out_of_range_are_refused(tmp_path: Path) -> None:
-    layer = QEmbedding(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
-    for wrong in (-1, 10):
+    tensor = written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8)
+    layer = QEmbedding(tensor)
+    for ids in ([0, -1], [0, 10], [-1], [10]):
         with pytest.raises(IndexError, match="ids"):
-            layer(torch.tensor([0, wrong]))
+            layer(torch.tensor(ids))
+    assert tensor.product is tensor.prepared
+    with pytest.raises(IndexError, match="ids"):
+        layer(torch.tensor([10]))
 
 
 def test_copies_map_the_file_again(tmp_path: Path) -> None:
