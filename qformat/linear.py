@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat import codings, corrections, transforms
-from qformat.codings import extents, tables
+from qformat.codings import extents, tables, trellis
 from qformat.codings.grammar import Coding, Frozen
 from qformat.codings.panel import Panels
 from qformat.codings.parts import Arrays, Buffer, Extent, Part, Role, Window, whole, within
@@ -71,7 +71,9 @@ class Scheme(Frozen, frozen=True):
 # -- parsing -----------------------------------------------------------------------------------------------------------
 
 _KNOWN = {
-    "coding": {"dense", "affine", "lookup", "additive"},
+    "coding": {"dense", "affine", "lookup", "additive", "trellis"},
+    "function": {*trellis.COMPUTED, *trellis.STORED},
+    "order": set(trellis.ORDERS),
     "group": {"block", "flat", "comb", "map"},
     "transform": {"permute", "scale", "hadamard", "reassemble"},
     "correction": {"lowrank", "outliers", "outlier_columns"},

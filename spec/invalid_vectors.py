@@ -97,6 +97,15 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
         "codebook-nan",
         arrays({"coding": "additive", "books": 2, "bits": 3, "in_group": 8}, codebooks=put((1, 2, 0, 3), np.nan)),
     )
+    quantlut = {"coding": "trellis", "bits": 2, "function": "quantlut", "table_bits": 4}
+    yield "trellis-table-nan", arrays(quantlut, table=put((3, 0), np.nan))
+    yield "trellis-of-9-bits", scheme({"coding": {**quantlut, "bits": 9}})
+    yield "trellis-without-table-bits", scheme({"coding": {"coding": "trellis", "bits": 2, "function": "lut"}})
+    yield "trellis-table-for-a-computed-function", scheme({"coding": {**quantlut, "function": "mcg"}})
+    yield "trellis-index-too-wide", scheme({"coding": {**quantlut, "function": "quantlut_sym", "table_bits": 16}})
+    yield "trellis-vector-of-3", scheme({"coding": {**quantlut, "vector": 3}})
+    yield "trellis-tile-missing", scheme({"coding": {"coding": "trellis", "bits": 2, "function": "mcg"}}, (17, 16), 64)
+    yield "trellis-as-scales", scheme({"coding": affine(4, scales={"coding": "trellis", "bits": 2, "function": "mcg"})})
     sparse = {"corrections": [{"correction": "outliers", "dtype": "float16"}]}
     yield "pointers-fall", arrays(f16, (5,), rest=sparse, corrections__0__row_pointers=put(slice(1, 3), [4, 3]))
     yield "pointers-do-not-start-at-0", arrays(f16, (5,), rest=sparse, corrections__0__row_pointers=put(0, 1))
@@ -132,6 +141,8 @@ def later() -> Iterator[tuple[str, Callable[[Maker], None]]]:
         "transform": {"coding": f16, "transforms": [{"transform": "givens"}]},
         "correction": {"coding": f16, "corrections": [{"correction": "magic"}]},
         "dtype": {"coding": dense("float4_e2m1fn")},
+        "function": {"coding": {"coding": "trellis", "bits": 2, "function": "3mad"}},
+        "order": {"coding": {"coding": "trellis", "bits": 2, "function": "mcg", "order": "columns"}},
     }
     for name, document in documents.items():
         yield f"later-{name}", lambda m, document=document: m.raw("bad", document, (4, 16), np.zeros(64, np.uint8))  # type: ignore[misc]

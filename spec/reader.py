@@ -273,9 +273,11 @@ NODES = {  # members and their defaults
         "affine": CODED | {"signed": False, "zeros": None, "offsets": None},
         "lookup": CODED | {"table": REQUIRED, "offset": None},
         "additive": CODED | {"group": {"group": "block"}} | BOOKS,
+        "trellis": {"bits": REQUIRED, "function": REQUIRED, "vector": 1, "order": "rows", "table_bits": None}
+        | {"table": {"coding": "dense", "dtype": "float16"}},
     },
 }
-COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group")
+COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector")
 
 
 def members(node, defaults):
@@ -430,6 +432,8 @@ def coding(c, shape, extent, depth=1, beside=None):
             return floats(extent.array(c["dtype"], *shape))
         return floats(numbers(beside.astype(f"<u{storage(c['dtype']).itemsize}").tobytes(), c["dtype"], shape))
     need(bits <= (16 if kind == "additive" else 8), "bits")
+    if kind == "trellis":
+        return trellis(c, shape, extent)
     need(c["layout"] in ("plain", "panel"), "layout", UnsupportedError)
     codes_shape, entries = shape, None
     if kind == "additive":
@@ -452,6 +456,7 @@ def coding(c, shape, extent, depth=1, beside=None):
         found = book_panels(bits, codes_shape, extent) if kind == "additive" else panels(c, children, shape, extent)
     number = {"scales": 1, "zeros": 0, "offsets": 0}
     for name, child in children.items():
+        need(child["coding"] in ("dense", "affine", "lookup"), f"coding of {name}")
         number[name] = spread(finite(coding(child, grid, extent, depth + 1, found.get(name)), name))
     if c.get("offset"):
         number["offsets"] = finite(coding(c["offset"], (1, 1), extent, depth + 1), "offset")
@@ -466,6 +471,62 @@ def coding(c, shape, extent, depth=1, beside=None):
             weight = blocks.swapaxes(1, 2).reshape(-1, shape[1])[: shape[0]]
         return number["scales"] * weight + number["offsets"]
 
+
+# -- codings/trellis.md ------------------------------------------------------------------------------------------------
+
+ORDERS = {"rows": (128, 64, 32, 16, 8, 4, 2, 1), "qtip": (64, 32, 16, 4, 2, 8, 128, 1),
+          "exl3": (64, 32, 16, 4, 2, 128, 8, 1)}  # fmt: skip
+MOST = {"1mad": 0, "2mad": 0, "3inst": 0, "mcg": 0, "mul1": 0, "lut": 16, "quantlut": 16, "quantlut_sym": 15}
+
+
+def trellis(c, shape, extent):
+    """Tiles of 16 × 16 weights, each a cycle of bits, most significant first; a state is the 16 that end a step."""
+    bits, vector, table_bits = c["bits"], c["vector"], c["table_bits"] or 0
+    need(c["function"] in MOST and c["order"] in ORDERS, "function or order", UnsupportedError)
+    most = MOST[c["function"]]
+    need((1 <= table_bits <= most and vector <= 2) if most else (c["table_bits"] is None and vector == 1), "table_bits")
+    table = most and finite(extent.array(node_of(c["table"], "coding")["dtype"], 2**table_bits, vector), "table")
+    w, down, across = bits * vector, -(-shape[0] // 16), -(-shape[1] // 16)
+    codes = extent.codes(w, (down, across, 256 // vector))
+    stream = (codes[..., None] >> np.arange(w, dtype=np.uint64)[::-1] & 1).reshape(down, across, 256 * bits)
+    ends = np.arange(w, 256 * bits + 1, w)[:, None]
+    states = integers(stream[..., (ends - 1 - np.arange(16)) % (256 * bits)])
+    tiles = np.zeros((down, across, 256), np.float32)
+    places = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) @ np.array(ORDERS[c["order"]])
+    tiles[..., places] = function(c["function"], states, table, table_bits).reshape(tiles.shape)
+    return tiles.reshape(down, across, 16, 16).swapaxes(1, 2).reshape(16 * down, 16 * across)[: shape[0], : shape[1]]
+
+
+def function(name, s, table, table_bits):
+    """The weights of states, a uint64 array."""
+
+    def byte_sum(x):
+        return sum(x >> np.uint64(8 * k) & 255 for k in range(4)).astype(np.float64)
+
+    def half(x):
+        return (x & 0xFFFF).astype(np.uint16).view(np.float16)
+
+    if name in ("1mad", "2mad"):
+        t = s * 34038481 + 76625530 if name == "1mad" else (s * 264435761 + 1013904223) % 2**32
+        t = t if name == "1mad" else t + (t * 1664525 >> np.uint64(32))
+        return (byte_sum(t) - 510).astype(np.float32) / np.float32(147.800537109375)
+    if name in ("3inst", "mcg"):
+        x = s * 89226354 + 64248484 if name == "3inst" else s * 0xCBAC1FED
+        x = (x & 0x8FFF8FFF) ^ 0x3B603B60
+        return (half(x) + half(x >> np.uint64(16))).astype(np.float32)
+    if name == "mul1":
+        factor, bias = (float(half(np.array(b, np.uint64))) for b in (0x1EEE, 0xC931))
+        return (factor * (1024 + byte_sum(s * 0x83DCD12D)) + bias).astype(np.float16).astype(np.float32)
+    if name == "lut":
+        return table[s % 2**table_bits]
+    h = s * (s + 1)
+    weights = table[(h >> np.uint64(MOST[name] - table_bits)) % 2**table_bits]
+    if name == "quantlut_sym":
+        weights[..., 0] *= 1 - 2.0 * (h >> np.uint64(15) & 1)
+    return weights
+
+
+# -- codings/lookup.md: the tables -------------------------------------------------------------------------------------
 
 MINIFLOATS = {"e2m1": (2, 1, 1), "e2m3": (2, 3, 1), "e3m2": (3, 2, 3), "e4m3": (4, 3, 7), "e5m2": (5, 2, 15)}
 NF4 = [-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

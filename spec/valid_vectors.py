@@ -172,6 +172,42 @@ def additive_panels(m: Maker) -> None:
 
 
 @valid
+def trellis(m: Maker) -> None:
+    """Every function at some width, every width and order; sides that fill no tile."""
+    for bits, function in ((2, "1mad"), (3, "2mad"), (4, "3inst"), (5, "mcg"), (8, "mul1")):
+        m.add(function, {"coding": "trellis", "bits": bits, "function": function}, (16, 32))
+    tables = ((1, 1, 12, "lut"), (2, 2, 10, "lut"), (3, 1, 9, "quantlut"), (6, 2, 11, "quantlut"))
+    tables += ((2, 2, 9, "quantlut_sym"), (4, 2, 1, "quantlut_sym"), (7, 2, 12, "quantlut_sym"))
+    for bits, vector, width, function in tables:
+        coding = {"coding": "trellis", "bits": bits, "function": function, "vector": vector, "table_bits": width}
+        m.add(f"{function}.{bits}.{vector}.{width}", {**coding, "table": dense("bfloat16")}, (16, 32))
+    for order in ("rows", "qtip", "exl3"):
+        m.add(f"order.{order}", {"coding": "trellis", "bits": 3, "function": "mul1", "order": order}, (40, 23))
+    m.add("empty", {"coding": "trellis", "bits": 3, "function": "mul1"}, (0, 23))
+
+
+@valid
+def trellis_formats(m: Maker) -> None:
+    """What QTIP and EXL3 hold: rotations and scales of both sides around a trellis."""
+    signed = {"transform": "scale", "dtype": "float16"}
+    across, down = {"transform": "hadamard", "block": 128}, {"transform": "hadamard", "block": 32}
+    every = {"transforms.1.signs": np.ones(128, np.int8), "output_transforms.1.signs": np.ones(32, np.int8)}
+    for function in ("3inst", "mcg", "mul1"):
+        coding = {"coding": "trellis", "bits": 3, "function": function, "order": "exl3"}
+        m.add(
+            f"exl3.{function}",
+            coding,
+            (32, 128),
+            transforms=[signed, across],
+            output_transforms=[signed, down],
+            arrays=every,
+        )
+    coding = {"coding": "trellis", "bits": 2, "function": "quantlut_sym", "vector": 2, "table_bits": 9, "order": "qtip"}
+    rest = {"transforms": [signed, across], "output_transforms": [{**signed, "dtype": "float32"}, down]}
+    m.add("qtip", coding, (32, 128), arrays=every, **rest)
+
+
+@valid
 def transforms(m: Maker) -> None:
     each: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         "permute": ({"transform": "permute"}, ()),

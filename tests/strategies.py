@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings, linear
-from qformat.codings import tables
-from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Grouping, Lookup, Map
+from qformat.codings import tables, trellis
+from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Grouping, Lookup, Map, Trellis
 from qformat.codings.groups import array_shape
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
@@ -162,9 +162,29 @@ def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
 
 
 @st.composite
+def trellis_codings(draw: st.DrawFn) -> Trellis:
+    """A trellis of any width, function and order."""
+    function, order = (
+        draw(st.sampled_from([*trellis.COMPUTED, *trellis.STORED])),
+        draw(st.sampled_from([*trellis.ORDERS])),
+    )
+    bits = draw(st.integers(1, 8))
+    if function in trellis.COMPUTED:
+        return Trellis(bits=bits, function=function, order=order)
+    return Trellis(
+        bits=bits,
+        function=function,
+        order=order,
+        vector=draw(st.integers(1, 2)),
+        table_bits=draw(st.integers(1, 9)),
+        table=Dense(dtype=draw(st.sampled_from(FLOATS))),
+    )
+
+
+@st.composite
 def coded(draw: st.DrawFn) -> Coded:
     """Any coding with a shape and arrays."""
-    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive"]))
+    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "trellis"]))
     shape = draw(any_shapes())
     if kind == "plain":
         coding = draw(plain_codings(shape))
@@ -172,6 +192,8 @@ def coded(draw: st.DrawFn) -> Coded:
         coding = draw(panel_codings())
     elif kind == "dense":
         coding = Dense(dtype=draw(st.sampled_from([name for name in DTYPES if name != "complex64"])))
+    elif kind == "trellis":
+        coding = draw(trellis_codings())
     else:
         coding, shape = draw(additive_codings())
     return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
@@ -219,8 +241,7 @@ def linears(draw: st.DrawFn) -> Linear:
     most = {"lowrank": min(shape), "outliers": 4, "outlier_columns": shape[1]}
     parameters += [draw(st.integers(0, most[name])) for name in added]
     coded = (shape[0], channels if "reassemble" in inputs else shape[1])
-    layout = draw(st.sampled_from(["plain", "panel"]))
-    coding = draw(panel_codings()) if layout == "panel" else draw(plain_codings(coded, 1))
+    coding = draw(st.one_of(panel_codings(), plain_codings(coded, 1), trellis_codings()))
     document = {
         "coding": linear.dump(linear.Scheme(coding=coding))["coding"],
         "transforms": [_node("transform", name, dtype, 4) for name in inputs],

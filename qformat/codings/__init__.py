@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.codings import additive, affine, dense, extents, groups, lookup
-from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
+from qformat.codings import additive, affine, dense, extents, groups, lookup, trellis
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup, Trellis
 from qformat.codings.panel import Panels
 from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole, within
 from qformat.codings.protocol import Module
 from qformat.errors import InvalidFileError
 
-TABLE: dict[type, Module] = {Dense: dense, Affine: affine, Lookup: lookup, Additive: additive}
+TABLE: dict[type, Module] = {Dense: dense, Affine: affine, Lookup: lookup, Additive: additive, Trellis: trellis}
+
+# What the numbers of groups may be coded as.
+_NUMBERS = Dense | Affine | Lookup
 
 DEPTH = 4
 
@@ -51,8 +54,8 @@ def validate(coding: Coding, field: str = "coding", depth: int = 1) -> None:
     TABLE[type(coding)].validate(coding, field)
     for name, child in TABLE[type(coding)].children(coding, (1, 1)).items():
         where = f"{field}.{name}"
-        if isinstance(child.coding, Additive):
-            raise InvalidFileError("an additive coding cannot be nested", field=where)
+        if not isinstance(child.coding, _NUMBERS):
+            raise InvalidFileError("a coding of several weights at once cannot be nested", field=where)
         if getattr(child.coding, "layout", "plain") != "plain":
             raise InvalidFileError("only the outermost coding can be in panels", field=f"{where}.layout")
         if isinstance(child.coding, Dense):

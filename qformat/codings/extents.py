@@ -46,10 +46,11 @@ def validate(coding: Coding, field: str) -> None:
 
 def geometry(coding: Coding, shape: tuple[int, int], roles: Mapping[str, Role]) -> Geometry | None:
     """The geometry of the panels of a coding with these roles; None in the plain layout."""
-    if isinstance(coding, Dense) or coding.layout != "panel":
+    if getattr(coding, "layout", "plain") != "panel":
         return None
     if isinstance(coding, Additive):
         return Tiles(roles["codes"])
+    assert isinstance(coding, Affine | Lookup)
     assert isinstance(coding.group, Block)
     named = [name if name in roles else f"{name}.codes" for name in BESIDE]
     beside = {name: roles[name] for name in named if name in roles}

@@ -103,4 +103,18 @@ class Additive(Frozen, frozen=True, tag="additive", tag_field="coding"):
     layout: Layout = "plain"
 
 
-Coding = Dense | Affine | Lookup | Additive
+class Trellis(Frozen, frozen=True, tag="trellis", tag_field="coding"):
+    """`function(window of a bit stream)`: tiles of 16 × 16 weights, `vector` weights a step (QTIP, EXL3).
+
+    Roles: `table` (2^table_bits, vector) for the functions that read one, `codes` (⌈N/16⌉, ⌈K/16⌉, 256 / vector).
+    """
+
+    bits: int
+    function: Literal["1mad", "2mad", "3inst", "mcg", "mul1", "lut", "quantlut", "quantlut_sym"]
+    vector: int = 1
+    order: Literal["rows", "qtip", "exl3"] = "rows"
+    table_bits: int | None = None
+    table: Dense = Dense(dtype="float16")
+
+
+Coding = Dense | Affine | Lookup | Additive | Trellis

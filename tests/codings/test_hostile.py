@@ -78,7 +78,9 @@ def test_a_group_may_be_larger_than_the_row_but_a_comb_must_divide() -> None:
     ("name", "document"),
     [
         ("coding", {"coding": {"coding": "lattice"}}),
-        ("coding", {"coding": _affine(scales={"coding": "trellis"})}),
+        ("coding", {"coding": _affine(scales={"coding": "quaternion"})}),
+        ("function", {"coding": {"coding": "trellis", "bits": 2, "function": "3mad"}}),
+        ("order", {"coding": {"coding": "trellis", "bits": 2, "function": "mcg", "order": "columns"}}),
         ("group", {"coding": _affine(group={"group": "spiral"})}),
         ("layout", {"coding": _affine(layout="panel9")}),
         ("table", {"coding": {"coding": "lookup", "bits": 4, "table": "nf5"}}),
@@ -105,6 +107,7 @@ def test_names_of_a_later_version_are_unsupported_by_name(name: str, document: d
         {"coding": _affine(layout="panel", group={"group": "flat", "size": 16})},
         {"coding": _affine(scales={"coding": "affine", "bits": 4, "layout": "panel"})},
         {"coding": _affine(scales={"coding": "additive", "books": 1, "bits": 8, "in_group": 8})},
+        {"coding": _affine(scales={"coding": "trellis", "bits": 2, "function": "mcg"})},
         {"coding": _affine(scales={"coding": "dense", "dtype": "bool"})},
         {"coding": {"coding": "lookup", "bits": 3, "table": "nf4"}},
         {"coding": FLOAT, "activations": {"bits": 0}},
@@ -141,6 +144,22 @@ def test_nesting_is_bounded() -> None:
 def test_codebooks_out_of_range(books: dict[str, int]) -> None:
     with pytest.raises(InvalidFileError):
         _scheme({"coding": "additive", "books": 2, "bits": 8, "in_group": 8, **books})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bits": 0}, {"bits": 9}, {"vector": 0}, {"vector": 3}, {"table_bits": 0}, {"table_bits": 17},
+        {"function": "quantlut_sym", "table_bits": 16}, {"table_bits": None}, {"function": "mcg"},
+        {"function": "mcg", "table_bits": None, "vector": 2}, {"table": {"coding": "dense", "dtype": "int8"}},
+        {"group": {"group": "block"}}, {"layout": "panel"},
+    ],
+)  # fmt: skip
+def test_a_trellis_out_of_range(change: dict[str, Any]) -> None:
+    good = {"coding": "trellis", "bits": 2, "function": "lut", "vector": 2, "table_bits": 16}
+    assert linear.layout(_scheme(good), SHAPE).length == 2**18 + 2 * 64
+    with pytest.raises(InvalidFileError):
+        _scheme({**good, **change})
 
 
 def test_columns_must_be_whole_vectors() -> None:

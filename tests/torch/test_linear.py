@@ -79,6 +79,24 @@ def test_product_is_that_of_the_decoded_matrix(
         assert bool(((y.double() - expected).abs() <= bound).all())
 
 
+SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
+
+
+@pytest.mark.parametrize(("file", "name"), [("trellis-formats", "qtip"), ("trellis", "order.exl3")])
+@pytest.mark.parametrize("batch", [1, SMALL + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codings_without_kernels_are_decoded(file: str, name: str, batch: int, dtype: torch.dtype) -> None:
+    tensor = qformat.open(SPEC_VECTORS / f"{file}.qf")[name]
+    assert tensor.product.operand.native is None
+    x = torch.randn(batch, tensor.shape[1], dtype=dtype, generator=torch.Generator().manual_seed(batch))
+    decoded = torch.from_numpy(tensor.decode()).double()
+    bound = 4 * torch.finfo(dtype).eps * (x.double().abs() @ decoded.abs().T) + 1e-4
+    for mode in ("exact", "int8"):
+        y = QLinear(tensor, mode=mode)(x)
+        assert y.dtype is dtype
+        assert bool(((y.double() - x.double() @ decoded.T).abs() <= bound).all())
+
+
 def test_small_and_large_batches_agree(tmp_path: Path) -> None:
     """The two sides of the dispatch are one function."""
     layer = QLinear(written(tmp_path / "w.qf", "ls", weight(96, 256), bits=4, group_size=64))
