@@ -3,11 +3,11 @@
     python benchmarks/end_to_end.py [--rounds 5] [--prompt 64] [--new 32] [--threads 2] [--layers 16] [--folder DIR]
                                     [--only GLOB ...] [--prepare]
 
-Ours at 4 bits (groups of 64 and 128; `exact` and `int8` activations; from the mapping and from copies on huge pages),
-torch bfloat16, and llama.cpp's Q4_0 and Q4_K_M if llama-cpp-python and gguf are installed. The weights are random; all
-files come from one checkpoint, and the embedding, which is the head too, has six bits in each of them. Rounds are
-interleaved, each model in a process of its own that is stopped while another one has its turn. The files are kept in
---folder if it is given (--prepare makes them and no more).
+Ours at 4 bits (groups of 64 and 128; `exact` and `int8` activations; from the mapping, from copies on huge pages, and
+from the mapping with steps that torch compiled), torch bfloat16, and llama.cpp's Q4_0 and Q4_K_M if llama-cpp-python
+and gguf are installed. The weights are random; all files come from one checkpoint, and the embedding, which is the
+head too, has six bits in each of them. Rounds are interleaved, each model in a process of its own that is stopped
+while another one has its turn. The files are kept in --folder if it is given (--prepare makes them and no more).
 """
 
 from __future__ import annotations
@@ -46,8 +46,14 @@ OURS = {
     for mode in ("exact", "int8")
     for huge in (False, True)
 }
+COMPILED = {
+    f"qformat {size} {mode}, compiled": (f"{mode} compiled", f"{size}.qf")
+    for size in ("g64", "g128")
+    for mode in ("exact", "int8")
+}
 SUBJECTS = {
     **OURS,
+    **COMPILED,
     DENSE: ("dense", "checkpoint"),
     Q4_0: ("llama", "Q4_0.gguf"),
     "llama.cpp Q4_K_M": ("llama", "Q4_K_M.gguf"),

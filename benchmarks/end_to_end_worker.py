@@ -24,6 +24,9 @@ Run = Callable[[list[int], int], tuple[float, float, list[float]]]
 # How many logits are compared.
 SEEN = 4096
 
+# Tokens of the cache of a compiled model, which attends to all of them in every step.
+CONTEXT = 256
+
 
 def transformers_model(model: Any, threads: int) -> Run:
     import torch
@@ -43,6 +46,28 @@ def ours(path: str, threads: int, mode: Any, residency: Any) -> Run:
     from qformat.torch import load_model
 
     return transformers_model(load_model(path, mode=mode, residency=residency), threads)
+
+
+def compiled(path: str, threads: int, mode: Any) -> Run:
+    """Each new token through one compiled graph, over a cache of a fixed length: as `generate` compiles its steps."""
+    import torch
+    from transformers import StaticCache
+
+    from qformat.evaluate import run_once
+    from qformat.torch import load_model
+
+    model = load_model(path, mode=mode)
+    torch.set_num_threads(threads)
+    step = torch.compile(model.forward, dynamic=False, fullgraph=True)
+
+    def run(prompt: list[int], new: int) -> tuple[float, float, list[float]]:
+        if len(prompt) + new > CONTEXT:
+            raise ValueError(f"prompt and new tokens have room for {CONTEXT}")
+        cache = StaticCache(config=model.config, max_cache_len=CONTEXT)
+        done = run_once(model, torch.tensor([prompt]), new, step=step, cache=cache)
+        return done.reading, done.writing, done.logits[:SEEN].float().tolist()
+
+    return run
 
 
 def dense(path: str, threads: int) -> Run:
@@ -94,6 +119,8 @@ SUBJECTS: dict[str, Callable[[str, int], Run]] = {
     "exact hugepages": lambda path, threads: ours(path, threads, "exact", "hugepages"),
     "int8 mmap": lambda path, threads: ours(path, threads, "int8", "mmap"),
     "int8 hugepages": lambda path, threads: ours(path, threads, "int8", "hugepages"),
+    "exact compiled": lambda path, threads: compiled(path, threads, "exact"),
+    "int8 compiled": lambda path, threads: compiled(path, threads, "int8"),
     "dense": dense,
     "llama": llama,
 }

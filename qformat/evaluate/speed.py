@@ -29,21 +29,32 @@ class Pass:
 
 
 @torch.inference_mode()
-def run_once(model: Any, prompt: torch.Tensor, new_tokens: int) -> Pass:
-    """A prompt (1, tokens) at once, then one token after the other, the likeliest, with the key-value cache."""
+def run_once(model: Any, prompt: torch.Tensor, new_tokens: int, *, step: Any = None, cache: Any = None) -> Pass:
+    """A prompt (1, tokens) at once, then one token after the other, the likeliest, with the key-value cache.
+
+    Args:
+        step: what takes the new tokens instead of `model`: its compiled forward.
+        cache: an empty one of a fixed length, which a compiled step needs.
+    """
     last = (
         {"logits_to_keep": 1}
         if "logits_to_keep" in inspect.signature(getattr(model, "forward", model)).parameters
         else {}
     )
     begun = time.perf_counter()
-    out = model(input_ids=prompt, use_cache=True, **last)
+    out = model(input_ids=prompt, use_cache=True, **last, **_places(cache, 0, prompt.shape[1]))
     read = time.perf_counter()
     logits = out.logits[0, -1]
-    for _ in range(new_tokens):
+    for at in range(prompt.shape[1], prompt.shape[1] + new_tokens):
         token = out.logits[:, -1:].float().argmax(-1)  # slow in bfloat16
-        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+        known = {"past_key_values": out.past_key_values, **_places(cache, at, at + 1)}
+        out = (step or model)(input_ids=token, use_cache=True, **known)
     return Pass(read - begun, time.perf_counter() - read, logits)
+
+
+def _places(cache: Any, first: int, last: int) -> dict[str, Any]:
+    """A cache of a fixed length is told where the tokens go."""
+    return {} if cache is None else {"past_key_values": cache, "cache_position": torch.arange(first, last)}
 
 
 def random_prompt(vocabulary: int, tokens: int, seed: int = 0) -> torch.Tensor:

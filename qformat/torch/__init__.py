@@ -7,9 +7,19 @@ from qformat.torch.embedding import QEmbedding
 from qformat.torch.experts import QExperts
 from qformat.torch.linear import QLinear, set_mode
 from qformat.torch.load import Loaded, load_into
-from qformat.torch.pretrained import load_model, load_tokenizer
+from qformat.torch.pretrained import compile_config, load_model, load_tokenizer
 
-__all__ = ["Loaded", "QEmbedding", "QExperts", "QLinear", "load_into", "load_model", "load_tokenizer", "set_mode"]
+__all__ = [
+    "Loaded",
+    "QEmbedding",
+    "QExperts",
+    "QLinear",
+    "compile_config",
+    "load_into",
+    "load_model",
+    "load_tokenizer",
+    "set_mode",
+]
 
 # torch's loops and the kernels' run in turns, so they use the same threads
 kernels.share_openmp()

@@ -112,6 +112,22 @@ def load_tokenizer(path: str | os.PathLike[str] | Model) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
+def compile_config(**options: Any) -> Any:
+    """transformers' `CompileConfig` for steps of `generate(cache_implementation="static", compile_config=…)` on a CPU,
+    where transformers compiles only if it is told to.
+
+    The first steps with a cache of another length take as long as compiling does.
+
+    Args:
+        options: of `CompileConfig`.
+    """
+    from transformers import CompileConfig
+
+    config = CompileConfig(**{"fullgraph": True, "dynamic": False, "mode": "default"} | options)
+    config._compile_all_devices = True
+    return config
+
+
 _VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import qformat
-from qformat.torch import load_model
+from qformat.torch import compile_config, load_model
 from qformat.torch.attention import NAME, attention, install
 
 EPSILON = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-22}
@@ -119,3 +119,16 @@ def test_is_transformers_own_for_more_tokens() -> None:
     x = torch.randn(2, 4, 3, 8, dtype=torch.bfloat16)
     module: Any = SimpleNamespace(num_key_value_groups=1, is_causal=True)
     assert torch.equal(attention(module, x, x, x, None)[0], sdpa_attention_forward(module, x, x, x, None)[0])
+
+
+def test_steps_compile_to_one_graph(llama: Path) -> None:
+    """`generate` compiles its steps where it is told to, without a break, and writes the same."""
+    model = load_model(llama, dtype="float32")
+    ids = torch.randint(1, 90, (1, 5), generator=torch.Generator().manual_seed(2))
+    how = {"max_new_tokens": 6, "do_sample": False, "cache_implementation": "static"}
+    plain = model.generate(ids, **how)
+    torch._dynamo.utils.counters.clear()
+    compiled = model.generate(ids, **how, compile_config=compile_config(backend="aot_eager"))
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] >= 1 and not counted["graph_break"]
+    assert torch.equal(plain, compiled)
