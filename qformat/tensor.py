@@ -227,7 +227,7 @@ class Tensor:
         """y = W x without bias, float32.
 
         Args:
-            x: (in_features,) or (batch, in_features) of float32, float16 or bfloat16.
+            x: (in_features,) or (batch, in_features) of float32, float16 or bfloat16, in the machine's byte order.
             mode: `exact` keeps the dtype of x and accumulates in float32; `int8` rounds x to eight bits per block.
 
         Raises:

@@ -162,7 +162,9 @@ def test_decode_is_linear_decode(tmp_path_factory: pytest.TempPathFactory, case:
     qformat.verify(path)
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, "float64", np.float32, np.dtype("float16"), ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [*FLOATS, "float64", np.dtype(">f4"), np.dtype(">f2"), np.float32, np.dtype("float16"), ml_dtypes.bfloat16]
+)
 def test_dtypes_are_casts_of_float32(sample: Path, dtype: Any) -> None:
     with qformat.open(sample) as model:
         target = numpy_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
@@ -258,6 +260,8 @@ def test_matvec_is_a_product_with_the_decoded_matrix(sample: Path) -> None:
             tensor.matvec(np.zeros(inputs + 1, np.float32))
         with pytest.raises(TypeError):
             tensor.matvec(np.zeros(inputs, np.int32))
+        with pytest.raises(TypeError, match=">f4"):  # its bytes in the other order are other numbers
+            tensor.matvec(np.zeros(inputs, ">f4"))
         with pytest.raises(ValueError, match="mode"):
             tensor.matvec(np.zeros(inputs, np.float32), mode="fast")  # type: ignore[arg-type]
 

@@ -37,8 +37,8 @@ _INT8, _FLOAT32, _BFLOAT16, _ROUNDED = 0, 1, 2, 3
 
 @cache
 def float_type(dtype: np.dtype[Any]) -> int | None:
-    """The kernels' number of a float type that x may have; None for others. (`dtype.name` is slow.)"""
-    return _FLOATS.get(dtype.name)
+    """The kernels' number of a float type in the machine's byte order; None for others. (`dtype.name` is slow.)"""
+    return _FLOATS.get(dtype.name) if dtype.isnative else None
 
 
 # Rows that the reference decodes at a time, in weights.
@@ -105,11 +105,11 @@ def decode_rows(
     Args:
         out: (rows, K), C-contiguous, of one of the floats that kernels know (else the answer is no).
     """
-    dtype = out.dtype.name
-    if 0 in shape or kernel == "reference" or dtype not in _FLOATS or not rows:
+    kind = float_type(out.dtype)
+    if 0 in shape or kernel == "reference" or kind is None or not rows:
         return False
     if isinstance(coding, Additive):
-        return additive.decode_rows(coding, shape, arrays, read, rows, _FLOATS[dtype], out, kernel)
+        return additive.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
     geometry = codings.panels(coding, shape)
     if geometry is None:
         return False
