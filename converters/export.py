@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 import qformat
-from qformat import dtypes
+from qformat import config_json, dtypes
 from qformat.converters.budget import parse_size
 from qformat.converters.output import output_error, sync_directory
 from qformat.converters.sources.directory import ATTACHMENTS
@@ -27,6 +27,8 @@ from qformat.errors import OutputError, RecipeError
 SLAB = 2**21  # weights decoded at a time
 FLOAT_DTYPES = ("bfloat16", "float16", "float32")
 _NAMES = {ours: theirs for theirs, (ours, _) in dtypes.SAFETENSORS.items()}
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 Progress = Callable[[int, str], None]
 
@@ -51,7 +53,8 @@ def export(
 ) -> Exported:
     """Write the model in `file` to `directory` as safetensors of `dtype`, with its configuration and tokenizer.
 
-    Integers and booleans keep their type; an alias is written as a copy, so that any loader finds it.
+    Integers and booleans keep their type; an alias is written as a copy, so that any loader finds it. With `overwrite`,
+    weights that an earlier export left under other names go.
 
     Raises:
         OutputError: the directory is not empty (and not `overwrite`), or cannot be written.
@@ -88,12 +91,16 @@ def _write(model: Any, root: Path, dtype: str, limit: int, progress: Progress | 
                 total += _nbytes(model[tensor], dtype)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        with _replaced(root / "model.safetensors.index.json") as stream:
+        with _replaced(root / _INDEX) as stream:
             stream.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
     side = _side_files(model.attachments, dtype)
     for name, data in side.items():
         with _replaced(root / name) as stream:
             stream.write(data)
+    written = {*names, _INDEX} if len(shards) > 1 else set(names)
+    for path in root.iterdir():  # weights of an earlier export: a loader could take them for these
+        if _WEIGHTS.fullmatch(path.name) and path.name not in written:
+            path.unlink()
     sync_directory(root)
     return Exported(root, (*names, *side), total)
 
@@ -180,8 +187,8 @@ def _side_files(attachments: Any, dtype: str) -> dict[str, bytes]:
 def _config(raw: bytes, dtype: str) -> bytes:
     """The configuration with the dtype of what is written now."""
     try:
-        config = msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+        config = config_json.loads(raw)
+    except ValueError:
         return raw
     keys = [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]
     if all(config.get(key) == dtype for key in keys):

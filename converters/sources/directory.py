@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from qformat import config_json
 from qformat.converters.sources.model import FileId, Source, SourceTensor, open_regular
 from qformat.converters.sources.quantized import refuse_quantized
 from qformat.converters.sources.safetensors import read_header
@@ -208,8 +207,8 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
             raise SourceError("file too large", file=str(path), expected=f"≤ {limit} bytes", found=size)
         with os.fdopen(os.dup(descriptor), "rb") as stream:
             raw = stream.read(limit + 1)
-        return msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return config_json.loads(raw)
+    except ValueError as error:
         raise SourceError(f"not a JSON object: {error}", file=str(path)) from error
     finally:
         os.close(descriptor)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from qformat import config_json
 from qformat.errors import LimitError, SourceError
 from qformat.remote import filesystem, is_remote, reported
 from qformat.report.byte_source import ByteSource, open_bytes
@@ -43,14 +44,12 @@ class Folder:
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of bounded size."""
-        import msgspec
-
         source = self.open(name)
         try:
             if source.size > MAX_JSON:
                 raise LimitError("too long", file=source.name, expected=f"≤ {MAX_JSON} bytes", found=source.size)
-            return msgspec.json.decode(source.read(0, source.size), type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return config_json.loads(bytes(source.read(0, source.size)))
+        except ValueError as error:
             raise SourceError(f"not a JSON object: {error}", file=source.name) from None
         finally:
             source.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from qformat import store
+from qformat import config_json, store
 from qformat.errors import UnsupportedError
 from qformat.residency import Residency
 from qformat.store import Model
@@ -147,12 +146,9 @@ def _json(file: Model, name: str) -> dict[str, Any]:
     if name not in file.attachments:
         raise UnsupportedError("the file carries no such attachment", file=file.path, field=name)
     try:
-        value = json.loads(bytes(file.attachments[name]))
+        return config_json.loads(bytes(file.attachments[name]))
     except ValueError as error:
-        raise UnsupportedError(f"not JSON: {error}", file=file.path, field=name) from error
-    if not isinstance(value, dict):
-        raise UnsupportedError("not a JSON object", file=file.path, field=name, found=type(value).__name__)
-    return value
+        raise UnsupportedError(f"not a JSON object: {error}", file=file.path, field=name) from error
 
 
 def _config(file: Model, changes: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ import qformat
 from qformat.converters.export import export
 from qformat.converters.sources import open_source
 from qformat.errors import OutputError, RecipeError
+from qformat.report import checkpoint
 from tests.converters.checkpoints import STORIES, directory, llama
 
 
@@ -61,3 +62,33 @@ def test_what_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "x.qf", tmp_path / "full" / "a")
     export(tmp_path / "x.qf", tmp_path / "full", overwrite=True)
     assert (tmp_path / "full" / "model.safetensors").exists()
+
+
+def test_weights_of_an_earlier_export_are_not_left_beside_the_new_ones(tmp_path: Path) -> None:
+    """One file over many shards and many over one: loaders take an index before a file, or the other way round."""
+    out = tmp_path / "out"
+    for bits, shard_size in ((8, 100_000), (4, "5GiB"), (3, 100_000), (2, 200_000)):
+        qformat.convert(STORIES, tmp_path / f"{bits}.qf", method="rtn", bits=bits)
+        done = export(tmp_path / f"{bits}.qf", out, shard_size=shard_size, overwrite=True)
+        (out / "notes.safetensors").write_text("another's")
+        left = {path.name for path in out.iterdir()} - {"notes.safetensors", "model.safetensors.index.json"}
+        assert left == set(done.files)
+        name = "model.layers.0.mlp.up_proj.weight"
+        with qformat.open(tmp_path / f"{bits}.qf") as model:
+            tensor = open_source(out).tensors[name]
+            found = tensor.read_rows(0, tensor.matrix_shape()[0]).reshape(tensor.shape)
+            assert np.array_equal(found, model[name].decode("bfloat16"))
+
+
+def test_a_configuration_with_an_infinity(tmp_path: Path) -> None:
+    """Python writes `Infinity`, and the configurations of Mamba-2 models hold one."""
+    root = directory(tmp_path / "m", llama(1))
+    text = '{"model_type": "llama", "torch_dtype": "float16", "time_step_limit": [0.0, Infinity]}'
+    (root / "config.json").write_text(text)
+    qformat.convert(root, tmp_path / "x.qf", method="rtn")
+    export(tmp_path / "x.qf", tmp_path / "out")
+    with qformat.open(tmp_path / "x.qf") as model:
+        assert model.attachments["config.json"] == text.encode()
+        assert model.metadata["general.architecture"] == "llama"
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**json.loads(text), "torch_dtype": "bfloat16"}
+    assert checkpoint.overview(str(root)).metadata["general.architecture"] == "llama"

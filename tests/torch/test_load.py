@@ -327,7 +327,7 @@ def edited(stories: Path, tmp_path: Path, config: bytes | None) -> Path:
     ("config", "message"),
     [
         (None, "no such attachment"),
-        (b"{", "not JSON"),
+        (b"{", "not a JSON object"),
         (b"[]", "not a JSON object"),
         (b'{"model_type": "evil", "auto_map": {"AutoModel": "evil--evil.Model"}}', "transformers has no such model"),
         (b'{"model_type": "llama", "architectures": ["Trainer"], "num_hidden_layers": 1}', "lacks weights"),
