@@ -7,18 +7,17 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from qformat import container
 from qformat.converters.budget import make_budget, parse_size
 from qformat.converters.conversion import Conversion, Progress, Report
-from qformat.converters.hashing import hash_file
+from qformat.converters.existing import existing
 from qformat.converters.output import check_target
-from qformat.converters.plan import Plan, cut, make_plan
-from qformat.converters.provenance import fingerprint_of, metadata_of
+from qformat.converters.plan import cut, make_plan
+from qformat.converters.provenance import fingerprint_of
 from qformat.converters.recipe import Recipe, make_recipe
 from qformat.converters.sources import open_source
 from qformat.converters.sources.model import close_files
 from qformat.converters.workers import one_thread_each, stoppable
-from qformat.errors import OutputError, QFormatError, RecipeError
+from qformat.errors import RecipeError
 
 __all__ = ["NONFINITE", "Report", "convert"]
 
@@ -86,29 +85,12 @@ def convert(
     limit = parse_size(shard_size) if shard_size is not None else None
     budget = make_budget(plan, parse_size(max_memory), workers, processes=executor is not None)
     fingerprint = fingerprint_of(plan, {**settings, "shard_size": limit})
+    counts = cut(plan.items, limit)
     if out.exists() and not overwrite and not out.with_name(out.name + ".journal").exists():
-        return _existing(out, plan, settings)
-    run = Conversion(plan, out, budget, settings, progress, cut(plan.items, limit))
+        return existing(out, plan, settings, len(counts))
+    run = Conversion(plan, out, budget, settings, progress, counts)
     try:
         with stoppable(run.stop), one_thread_each(executor):
             return run.go(fingerprint, executor, restart)
     finally:
         close_files()
-
-
-def _existing(out: Path, plan: Plan, settings: dict[str, Any]) -> Report:
-    """`out` is there: fine if it is what this run would make, an error otherwise."""
-    try:
-        with container.open(out) as found:
-            metadata, about = dict(found.metadata), (found.digest, found.size, len(found.parts))
-    except QFormatError as error:
-        raise OutputError("exists; overwrite (--overwrite) replaces it", file=str(out)) from error
-    sizes = {row["name"]: row["size"] for row in metadata.get("qformat.source.files", [])}
-    if sizes == {file.name: file.size for file in plan.source.files}:
-        hashes = {file.name: str(hash_file(file)) for file in plan.source.files}
-        expected = metadata_of(plan, settings, hashes, {}, {})
-        if all(
-            metadata.get(key) == expected[key] for key in ("qformat.source.files", "qformat.recipe", "qformat.tool")
-        ):
-            return Report(out, *about, plan, up_to_date=True)
-    raise OutputError("exists and is something else; overwrite (--overwrite) replaces it", file=str(out))
