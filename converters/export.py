@@ -20,9 +20,9 @@ import numpy.typing as npt
 import qformat
 from qformat import config_json, dtypes
 from qformat.converters.budget import parse_size
-from qformat.converters.output import output_error, sync_directory
+from qformat.converters.output import sync_directory
 from qformat.converters.sources.directory import ATTACHMENTS
-from qformat.errors import OutputError, RecipeError
+from qformat.errors import OutputError, QFormatError, RecipeError
 
 SLAB = 2**21  # weights decoded at a time
 FLOAT_DTYPES = ("bfloat16", "float16", "float32")
@@ -66,12 +66,15 @@ def export(
         raise OutputError("is not a directory", file=str(root))
     if root.exists() and any(root.iterdir()) and not overwrite:
         raise OutputError("is not empty; overwrite (--overwrite) writes into it", file=str(root))
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with qformat.open(str(file)) as model:
-            return _write(model, root, dtype, parse_size(shard_size), progress)
-    except OSError as error:
-        raise error if isinstance(error, OutputError) else output_error(error, root) from error
+    limit = parse_size(shard_size)
+    with qformat.open(str(file)) as model:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return _write(model, root, dtype, limit, progress)
+        except OSError as error:
+            if isinstance(error, QFormatError):
+                raise
+            raise OutputError(f"cannot be written: {error.strerror or error}", file=str(root)) from error
 
 
 def _write(model: Any, root: Path, dtype: str, limit: int, progress: Progress | None) -> Exported:

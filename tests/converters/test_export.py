@@ -60,6 +60,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "x.qf", tmp_path / "full")
     with pytest.raises(OutputError, match="not a directory"):
         export(tmp_path / "x.qf", tmp_path / "full" / "a")
+    with pytest.raises(FileNotFoundError, match=r"absent\.qf"):
+        export(tmp_path / "absent.qf", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(OutputError, match=r"cannot be written: Not a directory$"):
+        export(tmp_path / "x.qf", tmp_path / "full" / "a" / "b")
     export(tmp_path / "x.qf", tmp_path / "full", overwrite=True)
     assert (tmp_path / "full" / "model.safetensors").exists()
 
