@@ -94,9 +94,8 @@ class Tensor:
 
     @property
     def bits(self) -> int | None:
-        """Bits of a code."""
-        coding = self.scheme.coding
-        return None if isinstance(coding, Dense) else coding.bits
+        """Bits of a code; None for dense tensors and where codes have several widths."""
+        return getattr(self.scheme.coding, "bits", None)
 
     @property
     def group_size(self) -> int | None:

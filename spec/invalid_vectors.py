@@ -106,6 +106,16 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     yield "trellis-vector-of-3", scheme({"coding": {**quantlut, "vector": 3}})
     yield "trellis-tile-missing", scheme({"coding": {"coding": "trellis", "bits": 2, "function": "mcg"}}, (17, 16), 64)
     yield "trellis-as-scales", scheme({"coding": affine(4, scales={"coding": "trellis", "bits": 2, "function": "mcg"})})
+    halves = {"coding": "split", "columns": [8, 8], "parts": [f16, f16]}
+    yield "split-does-not-fill", scheme({"coding": {**halves, "columns": [8, 7]}}, length=128)
+    yield "split-of-no-columns", scheme({"coding": {**halves, "columns": [16, 0]}}, length=128)
+    yield "split-part-missing", scheme({"coding": {**halves, "parts": [f16]}}, length=128)
+    yield "split-in-a-split", scheme({"coding": {**halves, "parts": [f16, {**halves, "columns": [4, 4]}]}}, length=192)
+    yield "split-as-scales", scheme({"coding": affine(4, block(1), scales=halves)}, length=192)
+    yield "split-part-in-panels", scheme({"coding": {**halves, "parts": [f16, affine(4, layout="panel")]}}, length=192)
+    for name, role in (("scales", "parts__1__scales"), ("nested-scales", "parts__1__scales__scales")):
+        inner = affine(4, block(4), scales=f16 if name == "scales" else affine(4, block(2)))
+        yield f"split-{name}-nan", arrays({**halves, "parts": [f16, inner]}, **{role: put((1, 0), np.nan)})
     sparse = {"corrections": [{"correction": "outliers", "dtype": "float16"}]}
     yield "pointers-fall", arrays(f16, (5,), rest=sparse, corrections__0__row_pointers=put(slice(1, 3), [4, 3]))
     yield "pointers-do-not-start-at-0", arrays(f16, (5,), rest=sparse, corrections__0__row_pointers=put(0, 1))

@@ -275,6 +275,7 @@ NODES = {  # members and their defaults
         "additive": CODED | {"group": {"group": "block"}} | BOOKS,
         "trellis": {"bits": REQUIRED, "function": REQUIRED, "vector": 1, "order": "rows", "table_bits": None}
         | {"table": {"coding": "dense", "dtype": "float16"}},
+        "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
 }
 COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector")
@@ -431,9 +432,16 @@ def coding(c, shape, extent, depth=1, beside=None):
         if beside is None:
             return floats(extent.array(c["dtype"], *shape))
         return floats(numbers(beside.astype(f"<u{storage(c['dtype']).itemsize}").tobytes(), c["dtype"], shape))
-    need(bits <= (16 if kind == "additive" else 8), "bits")
+    need("bits" not in c or bits <= (16 if kind == "additive" else 8), "bits")
     if kind == "trellis":
         return trellis(c, shape, extent)
+    if kind == "split":
+        columns, parts = c["columns"], c["parts"]
+        need(
+            0 < len(parts) == len(columns) <= 64 and sum(columns) == shape[1] and min(columns) > 0, "columns of a split"
+        )
+        need(depth == 1 and all(part["coding"] != "split" for part in parts), "split in a split")
+        return np.hstack([coding(part, (shape[0], wide), extent, 2) for part, wide in zip(parts, columns, strict=True)])
     need(c["layout"] in ("plain", "panel"), "layout", UnsupportedError)
     codes_shape, entries = shape, None
     if kind == "additive":

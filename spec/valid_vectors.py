@@ -208,6 +208,27 @@ def trellis_formats(m: Maker) -> None:
 
 
 @valid
+def split(m: Maker) -> None:
+    """Parts of any coding; EXL2, whose scales are squares of four bits under a scale per group of all rows."""
+    squares = lookup(4, "tensor", block(1, None), scales=dense("float16"))
+    exl2 = [affine(bits, block(size), signed=True, scales=squares) for bits, size in ((6, 16), (5, 32), (4, 32))]
+    tables = {f"parts.{part}.scales.table": np.arange(1, 17, dtype=np.float32) ** 2 for part in range(3)}
+    coding = {"coding": "split", "columns": [32, 64, 48], "parts": exl2}
+    m.add("exl2", coding, (8, 144), transforms=[{"transform": "permute"}], arrays=tables)
+    every = [
+        dense("bfloat16"),
+        affine(3, {"group": "map", "count": 2}, zeros=dense("float16")),
+        lookup(4, "nf4", {"group": "flat", "size": 5}),
+        {"coding": "additive", "books": 2, "bits": 4, "in_group": 4, "scales": dense("float16")},
+        {"coding": "trellis", "bits": 2, "function": "quantlut", "table_bits": 5},
+    ]
+    m.add("every", {"coding": "split", "columns": [1, 7, 11, 8, 20], "parts": every}, (9, 47))
+    m.add("one", {"coding": "split", "columns": [13], "parts": [affine(2, block(None, None))]}, (3, 13))
+    outliers = {"coding": "split", "columns": [12, 4], "parts": [affine(3, block(8)), dense("float16")]}
+    m.add("mixed", outliers, (16, 10), transposed=True, transforms=[{"transform": "permute"}])
+
+
+@valid
 def transforms(m: Maker) -> None:
     each: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         "permute": ({"transform": "permute"}, ()),

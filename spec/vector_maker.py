@@ -98,7 +98,7 @@ class Maker:
             elif leaf == "groups":
                 node: Any = document["coding"]
                 for step in name.split(".")[:-1]:
-                    node = node[step]
+                    node = node[int(step) if isinstance(node, list | tuple) else step]
                 found[name] = rng.integers(0, node["group"]["count"], role.shape).astype(dtype)
             elif leaf == "indices":
                 found[name] = rng.permutation(role.shape[0]).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,20 @@ from numpy.typing import NDArray
 
 from qformat import codings, linear
 from qformat.codings import tables, trellis
-from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Grouping, Lookup, Map, Trellis
+from qformat.codings.grammar import (
+    Additive,
+    Affine,
+    Block,
+    Coding,
+    Comb,
+    Dense,
+    Flat,
+    Grouping,
+    Lookup,
+    Map,
+    Split,
+    Trellis,
+)
 from qformat.codings.groups import array_shape
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
@@ -182,9 +196,19 @@ def trellis_codings(draw: st.DrawFn) -> Trellis:
 
 
 @st.composite
+def splits(draw: st.DrawFn, shape: tuple[int, int]) -> Split:
+    """Up to four parts of any coding for a matrix of this shape, which has columns."""
+    edges = sorted(draw(st.sets(st.integers(1, shape[1]), max_size=3)) | {0, shape[1]})
+    columns = tuple(right - left for left, right in pairwise(edges))
+    anything = st.sampled_from([Additive(books=2, bits=3, in_group=1), *(Dense(dtype=name) for name in FLOATS)])
+    parts = [draw(st.one_of(plain_codings((shape[0], wide), 1), trellis_codings(), anything)) for wide in columns]
+    return Split(columns=columns, parts=tuple(parts))
+
+
+@st.composite
 def coded(draw: st.DrawFn) -> Coded:
     """Any coding with a shape and arrays."""
-    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "trellis"]))
+    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "trellis", "split"]))
     shape = draw(any_shapes())
     if kind == "plain":
         coding = draw(plain_codings(shape))
@@ -194,6 +218,9 @@ def coded(draw: st.DrawFn) -> Coded:
         coding = Dense(dtype=draw(st.sampled_from([name for name in DTYPES if name != "complex64"])))
     elif kind == "trellis":
         coding = draw(trellis_codings())
+    elif kind == "split":
+        shape = (shape[0], max(shape[1], 1))
+        coding = draw(splits(shape))
     else:
         coding, shape = draw(additive_codings())
     return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
@@ -206,7 +233,7 @@ def any_arrays(coding: Coding, shape: tuple[int, int], seed: int) -> dict[str, N
         if name.rsplit(".", 1)[-1] == "groups":
             node: Any = coding
             for step in name.split(".")[:-1]:
-                node = getattr(node, step)
+                node = node[int(step)] if isinstance(node, tuple) else getattr(node, step)
             arrays[name] = arrays[name] % np.uint32(node.group.count)
         elif arrays[name].dtype == np.bool_:
             arrays[name] = arrays[name] != 0
@@ -241,7 +268,7 @@ def linears(draw: st.DrawFn) -> Linear:
     most = {"lowrank": min(shape), "outliers": 4, "outlier_columns": shape[1]}
     parameters += [draw(st.integers(0, most[name])) for name in added]
     coded = (shape[0], channels if "reassemble" in inputs else shape[1])
-    coding = draw(st.one_of(panel_codings(), plain_codings(coded, 1), trellis_codings()))
+    coding = draw(st.one_of(panel_codings(), plain_codings(coded, 1), trellis_codings(), splits(coded)))
     document = {
         "coding": linear.dump(linear.Scheme(coding=coding))["coding"],
         "transforms": [_node("transform", name, dtype, 4) for name in inputs],

@@ -15,17 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.codings import additive, affine, dense, extents, groups, lookup, trellis
-from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup, Trellis
+from qformat.codings import additive, affine, dense, extents, groups, lookup, split, trellis
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup, Split, Trellis
+from qformat.codings.groups import Span
 from qformat.codings.panel import Panels
 from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole, within
-from qformat.codings.protocol import Module
+from qformat.codings.protocol import Child, Module
 from qformat.errors import InvalidFileError
 
-TABLE: dict[type, Module] = {Dense: dense, Affine: affine, Lookup: lookup, Additive: additive, Trellis: trellis}
+TABLE: dict[type, Module] = {
+    Dense: dense, Affine: affine, Lookup: lookup, Additive: additive, Trellis: trellis, Split: split,
+}  # fmt: skip
 
-# What the numbers of groups may be coded as.
+# What the numbers of groups may be coded as, and what runs of columns may.
 _NUMBERS = Dense | Affine | Lookup
+_PARTS = _NUMBERS | Additive | Trellis
 
 DEPTH = 4
 
@@ -54,14 +58,20 @@ def validate(coding: Coding, field: str = "coding", depth: int = 1) -> None:
     TABLE[type(coding)].validate(coding, field)
     for name, child in TABLE[type(coding)].children(coding, (1, 1)).items():
         where = f"{field}.{name}"
-        if not isinstance(child.coding, _NUMBERS):
-            raise InvalidFileError("a coding of several weights at once cannot be nested", field=where)
+        if not isinstance(child.coding, _PARTS if _is_part(child) else _NUMBERS):
+            found = type(child.coding).__struct_config__.tag
+            raise InvalidFileError("this coding cannot be nested here", field=where, found=found)
         if getattr(child.coding, "layout", "plain") != "plain":
             raise InvalidFileError("only the outermost coding can be in panels", field=f"{where}.layout")
         if isinstance(child.coding, Dense):
             extents.validate_number(child.coding, where)
         validate(child.coding, where, depth + 1)
     extents.validate(coding, field)
+
+
+def _is_part(child: Child) -> bool:
+    """Whether a nested coding is of weights, not of numbers that groups of them share."""
+    return isinstance(child.group, Span)
 
 
 def roles(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> dict[str, Role]:
@@ -129,7 +139,7 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
         )
         with within(name):
             numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
-        if not np.isfinite(numbers).all():
+        if not _is_part(child) and not np.isfinite(numbers).all():
             raise InvalidFileError("not finite", field=name)
         return groups.spread(child.group, shape, window, numbers, group_map)
 
@@ -173,6 +183,8 @@ def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
         own = _child_arrays(arrays, name)
         with within(name):
             _check_numbers(child.coding, (rows, columns), own)
+        if _is_part(child):
+            continue
         across = min(columns, 1 << 20)
         down = max((1 << 20) // max(across, 1), 1)
         for top in range(0, rows, down):

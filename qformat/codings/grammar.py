@@ -117,4 +117,14 @@ class Trellis(Frozen, frozen=True, tag="trellis", tag_field="coding"):
     table: Dense = Dense(dtype="float16")
 
 
-Coding = Dense | Affine | Lookup | Additive | Trellis
+class Split(Frozen, frozen=True, tag="split", tag_field="coding"):
+    """Runs of columns with codings of their own, `columns[p]` columns in `parts[p]` (EXL2: widths change inside).
+
+    Roles: those of part p under the name `parts.p`.
+    """
+
+    columns: tuple[int, ...]
+    parts: tuple[Coding, ...]
+
+
+Coding = Dense | Affine | Lookup | Additive | Trellis | Split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,13 @@ from qformat.codings.parts import Role, Window
 from qformat.errors import InvalidFileError
 
 Shape = tuple[int, int]
+
+
+class Span(NamedTuple):
+    """Columns [start, stop): not shared numbers but a part of the matrix itself."""
+
+    start: int
+    stop: int
 
 
 def _sides(group: Block, shape: Shape) -> Shape:
@@ -34,8 +41,8 @@ def _size(group: Flat | Comb | Map) -> int:
     return group.count if isinstance(group, Map) else group.size
 
 
-def array_shape(group: Grouping, shape: Shape) -> Shape:
-    """Shape of the arrays that hold one number per group of an (N, K) matrix."""
+def array_shape(group: Grouping | Span, shape: Shape) -> Shape:
+    """Shape of the arrays that hold one number per group of an (N, K) matrix; of a span, one per weight."""
     rows, columns = shape
     match group:
         case Block():
@@ -49,6 +56,8 @@ def array_shape(group: Grouping, shape: Shape) -> Shape:
             return 1, rows * columns // group.size
         case Map():
             return rows, group.count
+        case Span():
+            return rows, group.stop - group.start
 
 
 def roles(group: Grouping, shape: Shape) -> dict[str, Role]:
@@ -56,7 +65,7 @@ def roles(group: Grouping, shape: Shape) -> dict[str, Role]:
     return {"groups": Role("uint32", (shape[1],))} if isinstance(group, Map) else {}
 
 
-def window(group: Grouping, shape: Shape, part: Window) -> Window:
+def window(group: Grouping | Span, shape: Shape, part: Window) -> Window:
     """The rectangle of the group array that covers a non-empty rectangle of the matrix."""
     first = part.top * shape[1] + part.left
     last = (part.bottom - 1) * shape[1] + part.right - 1
@@ -73,10 +82,13 @@ def window(group: Grouping, shape: Shape, part: Window) -> Window:
             return Window(0, 1, 0, count)
         case Map():
             return Window(part.top, part.bottom, 0, group.count)
+        case Span():
+            left, right = max(part.left, group.start), min(part.right, group.stop)
+            return Window(part.top, part.bottom, left - group.start, right - group.start)
 
 
 def spread(
-    group: Grouping, shape: Shape, part: Window, values: NDArray[Any], groups: NDArray[Any] | None
+    group: Grouping | Span, shape: Shape, part: Window, values: NDArray[Any], groups: NDArray[Any] | None
 ) -> NDArray[Any]:
     """Group values (of `window(group, shape, part)`) for each weight of `part`; may be broadcast along a side."""
     rows, columns = np.arange(part.top, part.bottom), np.arange(part.left, part.right)
@@ -96,6 +108,8 @@ def spread(
         case Map():
             assert groups is not None
             return values[:, groups[part.left : part.right]]
+        case Span():
+            return values
 
 
 def check(group: Grouping, groups: NDArray[Any]) -> None:

@@ -8,20 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat.codings.grammar import Coding, Grouping
+from qformat.codings.groups import Span
 from qformat.codings.parts import Arrays, Role, Window
 
 Shape = tuple[int, int]
 
 
 class Child(NamedTuple):
-    """A nested coding: the array of numbers that each group of weights shares."""
+    """A nested coding: of the array of numbers that each group of weights shares, or of a run of columns."""
 
     coding: Coding
-    group: Grouping
+    group: Grouping | Span
 
 
 class Spread(Protocol):
-    """Decodes the child called `name` and spreads it over the weights of the window."""
+    """Decodes the child called `name` and spreads it over the weights of the window (a run of columns: its own)."""
 
     def __call__(self, name: str, /) -> NDArray[np.float32]: ...
 

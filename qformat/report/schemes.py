@@ -48,7 +48,9 @@ def _group_size(group: object) -> int | None:
 def _label(scheme: Mapping[str, Any], coding: Mapping[str, Any], name: str, bits: int | None, size: int | None) -> str:
     """`hqq 4-bit g64`, `nf4 g64 double`, `awq 4-bit g128 + lowrank`."""
     parts = [name]
-    if coding.get("coding") == "additive":
+    if coding.get("coding") == "split":
+        parts.append(_widths(coding.get("parts")))
+    elif coding.get("coding") == "additive":
         parts.append(f"{coding.get('books')}×{bits}")
     elif bits is not None and not name.endswith(str(bits)):
         parts.append(f"{bits}-bit")
@@ -60,6 +62,13 @@ def _label(scheme: Mapping[str, Any], coding: Mapping[str, Any], name: str, bits
     if isinstance(corrections, list):
         parts += [f"+ {entry.get('correction')}" for entry in corrections if isinstance(entry, Mapping)]
     return " ".join(filter(None, parts))
+
+
+def _widths(parts: object) -> str:
+    """`6+4`, `4+dense`: the widths, or else the codings, that the runs of columns have."""
+    each = [part if isinstance(part, Mapping) else {} for part in parts] if isinstance(parts, list | tuple) else []
+    labels = [str(_whole(part.get("bits")) or _text(part.get("coding")) or "?") for part in each]
+    return "+".join(dict.fromkeys(labels))
 
 
 def _group_label(group: object, size: int | None) -> str:

@@ -149,6 +149,34 @@ def test_codebooks_out_of_range(books: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"columns": []}, {"columns": [16]}, {"columns": [32, 0]}, {"columns": [33, -1]}, {"columns": [2**63, 2]},
+        {"columns": 32}, {"parts": []}, {"parts": [FLOAT]}, {"columns": [1] * 65, "parts": [FLOAT] * 65}, {"bits": 4},
+        {"parts": [FLOAT, {"coding": "split", "columns": [16], "parts": [FLOAT]}]}, {"parts": [FLOAT, _affine(bits=9)]},
+        {"parts": [FLOAT, {"coding": "dense", "dtype": "complex64"}]},
+    ],
+)  # fmt: skip
+def test_a_split_out_of_range(change: dict[str, Any]) -> None:
+    good = {"coding": "split", "columns": [16, 16], "parts": [FLOAT, FLOAT]}
+    assert linear.layout(_scheme(good), SHAPE).length == 2 * 192
+    with pytest.raises(InvalidFileError):
+        _scheme({**good, **change})
+
+
+def test_the_parts_of_a_split_fill_the_matrix() -> None:
+    for columns in ([16, 15], [16, 17], [2**40, 2**40]):
+        with pytest.raises(InvalidFileError) as caught:
+            linear.layout(_scheme({"coding": "split", "columns": columns, "parts": [FLOAT, FLOAT]}), SHAPE)
+        assert caught.value.field == "coding.columns"
+
+
+def test_numbers_in_the_parts_of_a_split_are_finite() -> None:
+    scheme = _scheme({"coding": "split", "columns": [16, 16], "parts": [FLOAT, _affine()]})
+    _refused(scheme, "parts.1.scales", parts__1__scales=[[np.inf, 1]] * 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"bits": 0}, {"bits": 9}, {"vector": 0}, {"vector": 3}, {"table_bits": 0}, {"table_bits": 17},
         {"function": "quantlut_sym", "table_bits": 16}, {"table_bits": None}, {"function": "mcg"},
         {"function": "mcg", "table_bits": None, "vector": 2}, {"table": {"coding": "dense", "dtype": "int8"}},
