@@ -8,7 +8,7 @@ It shares no code with the library, checks what it reads, and decodes every tens
 import json
 import math
 import sys
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,6 +275,7 @@ NODES = {  # members and their defaults
         "additive": CODED | {"group": {"group": "block"}} | BOOKS,
         "trellis": {"bits": REQUIRED, "function": REQUIRED, "vector": 1, "order": "rows", "table_bits": None}
         | {"table": {"coding": "dense", "dtype": "float16"}},
+        "points": {"lattices": REQUIRED},
         "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
 }
@@ -435,6 +436,8 @@ def coding(c, shape, extent, depth=1, beside=None):
     need("bits" not in c or bits <= (16 if kind == "additive" else 8), "bits")
     if kind == "trellis":
         return trellis(c, shape, extent)
+    if kind == "points":
+        return points(c["lattices"], shape, extent)
     if kind == "split":
         columns, parts = c["columns"], c["parts"]
         need(
@@ -532,6 +535,44 @@ def function(name, s, table, table_bits):
     if name == "quantlut_sym":
         weights[..., 0] *= 1 - 2.0 * (h >> np.uint64(15) & 1)
     return weights
+
+
+# -- codings/points.md -------------------------------------------------------------------------------------------------
+
+NORM_12 = "8f4f2f1feceae6e9e5e3dcdad6d9d5d3bcbab6b9b5737c7a76797537ce"
+
+
+def points(names, shape, extent):
+    """Sums of points of named lattices, eight weights each."""
+    need(0 < len(names) <= 4 and shape[1] % 8 == 0, "lattices, or columns")
+    need(set(names) <= {"e8p", "e81b"}, f"lattices {names}", UnsupportedError)
+    factors, total = finite(extent.array("float32", len(names)), "factors"), np.float32(0)
+    for name, factor in zip(names, factors, strict=True):
+        codes = extent.codes(16 if name == "e8p" else 8, (shape[0], shape[1] // 8))
+        total = total + factor * (e8p(codes) if name == "e8p" else e81b()[codes])
+    return total.reshape(shape)
+
+
+def lattice(*sides):
+    """Vectors of eight with these components, in lexicographic order."""
+    return np.array(list(product(sides, repeat=8)))
+
+
+def e8p(codes):
+    magnitudes = lattice(0.5, 1.5, 2.5)
+    longer = np.unpackbits(np.frombuffer(bytes.fromhex(NORM_12), np.uint8)).reshape(-1, 8) + 0.5
+    magnitudes = np.vstack([magnitudes[(magnitudes**2).sum(axis=1) <= 10], longer])[codes >> np.uint64(8)]
+    signs = codes[..., None] >> np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint64) & 1  # of the components
+    odd = signs.sum(axis=-1) % 2
+    signs[..., 0] ^= odd
+    signs[..., 7] ^= magnitudes.sum(axis=-1).astype(np.uint64) % 2
+    return (magnitudes * (1 - 2.0 * signs) + (0.25 - 0.5 * odd)[..., None]).astype(np.float32)
+
+
+def e81b():
+    near = np.vstack([lattice(-1, 0, 1), lattice(-0.5, 0.5)])
+    near = near[(near.sum(axis=1) % 2 == 0) & ((near**2).sum(axis=1) <= 2)]
+    return np.vstack([near, 2 * np.eye(8), -2 * np.eye(8)[:7]]).astype(np.float32)
 
 
 # -- codings/lookup.md: the tables -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings, linear
-from qformat.codings import tables, trellis
+from qformat.codings import points, tables, trellis
 from qformat.codings.grammar import (
     Additive,
     Affine,
@@ -22,6 +22,7 @@ from qformat.codings.grammar import (
     Grouping,
     Lookup,
     Map,
+    Points,
     Split,
     Trellis,
 )
@@ -195,6 +196,12 @@ def trellis_codings(draw: st.DrawFn) -> Trellis:
     )
 
 
+def points_codings() -> st.SearchStrategy[Points]:
+    """Sums of points of any lattices, for matrices whose columns are whole vectors."""
+    lattices = st.lists(st.sampled_from([*points.TABLE]), min_size=1, max_size=3)
+    return lattices.map(lambda names: Points(lattices=tuple(names)))
+
+
 @st.composite
 def splits(draw: st.DrawFn, shape: tuple[int, int]) -> Split:
     """Up to four parts of any coding for a matrix of this shape, which has columns."""
@@ -208,7 +215,7 @@ def splits(draw: st.DrawFn, shape: tuple[int, int]) -> Split:
 @st.composite
 def coded(draw: st.DrawFn) -> Coded:
     """Any coding with a shape and arrays."""
-    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "trellis", "split"]))
+    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "points", "trellis", "split"]))
     shape = draw(any_shapes())
     if kind == "plain":
         coding = draw(plain_codings(shape))
@@ -218,6 +225,8 @@ def coded(draw: st.DrawFn) -> Coded:
         coding = Dense(dtype=draw(st.sampled_from([name for name in DTYPES if name != "complex64"])))
     elif kind == "trellis":
         coding = draw(trellis_codings())
+    elif kind == "points":
+        shape, coding = (shape[0], shape[1] // 8 * 8), draw(points_codings())
     elif kind == "split":
         shape = (shape[0], max(shape[1], 1))
         coding = draw(splits(shape))

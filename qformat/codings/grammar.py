@@ -117,6 +117,15 @@ class Trellis(Frozen, frozen=True, tag="trellis", tag_field="coding"):
     table: Dense = Dense(dtype="float16")
 
 
+class Points(Frozen, frozen=True, tag="points", tag_field="coding"):
+    """`Σ_m factor_m · point_m[code_m]`: eight weights are a point of each named lattice (QuIP#, arXiv 2402.04396 §4).
+
+    Roles: `factors` (lattices,), `codes.m` (N, K/8).
+    """
+
+    lattices: tuple[str, ...]
+
+
 class Split(Frozen, frozen=True, tag="split", tag_field="coding"):
     """Runs of columns with codings of their own, `columns[p]` columns in `parts[p]` (EXL2: widths change inside).
 
@@ -127,4 +136,4 @@ class Split(Frozen, frozen=True, tag="split", tag_field="coding"):
     parts: tuple[Coding, ...]
 
 
-Coding = Dense | Affine | Lookup | Additive | Trellis | Split
+Coding = Dense | Affine | Lookup | Additive | Points | Trellis | Split

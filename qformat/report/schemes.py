@@ -50,6 +50,9 @@ def _label(scheme: Mapping[str, Any], coding: Mapping[str, Any], name: str, bits
     parts = [name]
     if coding.get("coding") == "split":
         parts.append(_widths(coding.get("parts")))
+    elif coding.get("coding") == "points":
+        lattices = coding.get("lattices")
+        parts.append("+".join(map(str, lattices)) if isinstance(lattices, list | tuple) else "?")
     elif coding.get("coding") == "additive":
         parts.append(f"{coding.get('books')}×{bits}")
     elif bits is not None and not name.endswith(str(bits)):

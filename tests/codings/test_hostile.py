@@ -146,6 +146,26 @@ def test_codebooks_out_of_range(books: dict[str, int]) -> None:
         _scheme({"coding": "additive", "books": 2, "bits": 8, "in_group": 8, **books})
 
 
+@pytest.mark.parametrize("lattices", [[], ["e8p"] * 5, "e8p", None, [3], [["e8p"]]])
+def test_points_out_of_range(lattices: object) -> None:
+    with pytest.raises(InvalidFileError):
+        _scheme({"coding": "points", "lattices": lattices})
+
+
+def test_points_are_whole_vectors_with_finite_factors() -> None:
+    scheme = _scheme({"coding": "points", "lattices": ["e8p", "e81b"]})
+    assert linear.layout(scheme, SHAPE).length == 64 + 64 + 24
+    with pytest.raises(InvalidFileError, match="vectors"):
+        linear.layout(scheme, (6, 31))
+    _refused(scheme, "factors", factors=[1, np.nan])
+
+
+def test_lattices_of_a_later_version_are_unsupported_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="leech") as caught:
+        _scheme({"coding": "points", "lattices": ["e8p", "leech"]})
+    assert caught.value.field == "coding.lattices.1"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -82,7 +82,9 @@ def test_product_is_that_of_the_decoded_matrix(
 SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
 
 
-@pytest.mark.parametrize(("file", "name"), [("trellis-formats", "qtip"), ("trellis", "order.exl3"), ("split", "exl2")])
+@pytest.mark.parametrize(
+    ("file", "name"), [("trellis-formats", "qtip"), ("trellis", "order.exl3"), ("split", "exl2"), ("points", "quip.3")]
+)
 @pytest.mark.parametrize("batch", [1, SMALL + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_codings_without_kernels_are_decoded(file: str, name: str, batch: int, dtype: torch.dtype) -> None:
