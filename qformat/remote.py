@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qformat.errors import QFormatError, UnsupportedError
+from qformat.errors import ChangedError, QFormatError, UnsupportedError
 
 # What reads which kind of address; fsspec itself comes with qformat.
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub", "s3": "s3fs", "gs": "gcsfs"}
@@ -40,6 +40,22 @@ def filesystem(url: str) -> tuple[Any, str]:
     return found, path
 
 
+def read_range(files: Any, path: str, start: int, stop: int, url: str) -> bytes:
+    """The bytes [start, stop) of `path` in a file system; errors name `url`.
+
+    Raises:
+        UnsupportedError: the server knows no ranges.
+        ChangedError: there are fewer bytes.
+    """
+    with reported(url):
+        found: bytes = files.cat_file(path, start=start, end=stop)
+    if len(found) > stop - start:
+        raise UnsupportedError("the server sends whole files, not ranges of them", file=url)
+    if len(found) < stop - start:
+        raise ChangedError("the file is shorter than it was", file=url, offset=start + len(found))
+    return found
+
+
 @contextmanager
 def reported(url: str) -> Iterator[None]:
     """Whatever a client raises leaves as an OSError of its kind, or a QFormatError, that names the address."""
@@ -48,6 +64,10 @@ def reported(url: str) -> Iterator[None]:
     except (QFormatError, ImportError):
         raise
     except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec calls everything so that keeps a web server from telling a size
+        unreachable = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if unreachable or getattr(cause, "status", 404) != 404:
+            raise OSError(errno.EIO, str(cause) or type(cause).__name__, url) from error
         raise FileNotFoundError(errno.ENOENT, "not found", url) from error
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error) or type(error).__name__, url) from error

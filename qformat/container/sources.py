@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qformat.container import _native
 from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
-from qformat.remote import filesystem, is_remote, reported
+from qformat.remote import filesystem, is_remote, read_range, reported
 
 Bytes = NDArray[np.uint8]
 
@@ -140,11 +140,7 @@ class RemoteFile:
         )
 
     def _range(self, offset: int, length: int) -> Bytes:
-        with reported(self.path):
-            raw = self._filesystem.cat_file(self._name, start=offset, end=offset + length)
-        if len(raw) != length:
-            raise ChangedError("the file is shorter than it was", file=self.path, offset=offset + len(raw))
-        return np.frombuffer(raw, np.uint8)
+        return np.frombuffer(read_range(self._filesystem, self._name, offset, offset + length, self.path), np.uint8)
 
     def check(self) -> None:
         return None  # every range is checked against its hash

@@ -7,7 +7,7 @@ import stat
 from typing import Protocol
 
 from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
-from qformat.remote import filesystem, is_remote, reported
+from qformat.remote import filesystem, is_remote, read_range, reported
 
 
 class ByteSource(Protocol):
@@ -68,17 +68,7 @@ class RemoteBytes:
         """The bytes [start, stop)."""
         if start >= stop:
             return b""
-        with reported(self.name):
-            part: bytes = self._filesystem.cat_file(self._path, start=start, end=stop)
-        if len(part) != stop - start:
-            raise ChangedError(
-                "the server sent another number of bytes than asked for",
-                file=self.name,
-                offset=start,
-                expected=stop - start,
-                found=len(part),
-            )
-        return part
+        return read_range(self._filesystem, self._path, start, stop, self.name)
 
     def close(self) -> None:
         """Nothing is held open between requests."""

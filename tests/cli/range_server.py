@@ -23,8 +23,8 @@ class Asked:
 
 
 @contextlib.contextmanager
-def serve(files: dict[str, bytes]) -> Iterator[Asked]:
-    """Serve `files` (path → content) while the context lasts."""
+def serve(files: dict[str, bytes], *, ranges: bool = True, status: int = 404) -> Iterator[Asked]:
+    """Serve `files` (path → content) while the context lasts; `status` is the answer to what is not there."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -39,7 +39,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Asked]:
 
         def do_GET(self) -> None:
             data = files.get(self._file, b"")
-            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if ranges else None
             part = (int(found[1]), min(int(found[2]) + 1, len(data))) if found else None
             asked.requests.append(("GET", part))
             self._answer(True, part)
@@ -47,7 +47,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Asked]:
         def _answer(self, body: bool, part: tuple[int, int] | None = None) -> None:
             data = files.get(self._file)
             if data is None:
-                self.send_response(404)
+                self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return

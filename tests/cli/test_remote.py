@@ -128,7 +128,26 @@ def test_a_missing_address_is_one_line() -> None:
 def test_a_server_that_is_gone_is_one_line() -> None:
     with serve({}) as server:
         address = server.address
-    result = call("inspect", f"{address}/x.safetensors")
+    for name in ("x.safetensors", "x.qf"):
+        result = call("inspect", f"{address}/{name}")
+        assert result.code == 1
+        assert result.err.startswith(f"error: {address}/{name}: ")
+        assert result.err.count("\n") == 1
+        assert "not found" not in result.err
+
+
+def test_a_server_that_refuses_is_not_a_file_that_is_not_there() -> None:
+    with serve({}, status=403) as server:
+        result = call("inspect", f"{server.address}/x.qf")
     assert result.code == 1
-    assert result.err.startswith("error: ")
+    assert "403" in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["x.qf", "x.safetensors"])
+def test_a_server_without_ranges_is_one_line(name: str, weights: bytes, tmp_path: Path) -> None:
+    files = {"/x.qf": models.write(tmp_path / "x.qf", layers=200).read_bytes(), "/x.safetensors": weights}
+    with serve(files, ranges=False) as server:
+        result = call("inspect", f"{server.address}/{name}")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"error: {server.address}/{name}: the server sends whole files, not ranges of them\n"
