@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qformat import container, linear
 from qformat.linear import Scheme
+from qformat.remote import is_remote
 from qformat.residency import HugePages, Residency
 from qformat.tensor import Tensor
 
@@ -44,6 +45,8 @@ class Model(Mapping[str, Tensor]):
         if residency not in get_args(Residency):
             raise ValueError(f"residency is {residency!r}, expected one of {', '.join(get_args(Residency))}")
         self.path, self.residency = os.fspath(path), residency
+        # where it is for processes that work in another directory
+        self._place = self.path if is_remote(self.path) else os.path.abspath(self.path)
         self.container = container.open(self.path)
         self._copies = HugePages(self.container) if residency == "hugepages" else None
         self._schemes: dict[int, Scheme] = {}
@@ -115,7 +118,7 @@ class Model(Mapping[str, Tensor]):
         self.close()
 
     def __reduce__(self) -> tuple[type[Model], tuple[str, Residency]]:
-        return Model, (self.path, self.residency)
+        return Model, (self._place, self.residency)
 
     def __repr__(self) -> str:
         return f"<qformat.Model {self.path!r}, {len(self)} tensors>"

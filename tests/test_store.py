@@ -81,6 +81,15 @@ def test_a_model_is_a_mapping_in_file_order(sample: Path) -> None:
         model["z.weight"].decode()
 
 
+def test_a_pickle_is_read_from_any_directory(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sample.parent)
+    with qformat.open(sample.name) as model:
+        monkeypatch.chdir("/")
+        with pickle.loads(pickle.dumps(model)) as again:
+            assert again.digest == model.digest
+            assert np.array_equal(pickle.loads(pickle.dumps(again["a.norm"])).decode(), model["a.norm"].decode())
+
+
 def test_a_tensor_says_what_the_index_says(sample: Path) -> None:
     with qformat.open(sample) as model:
         tensor = model["z.weight"]
