@@ -106,6 +106,8 @@ class QLinear(nn.Module):
         """
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        if not x.is_floating_point():  # the weights would be cast to its dtype, integers
+            raise TypeError(f"x is {x.dtype}, expected a float")
         rows = x.shape[:-1].numel()
         if x.dtype not in KERNEL_DTYPES:
             y = x.reshape(rows, self.in_features) @ self._decoded(x).T

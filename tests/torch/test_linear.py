@@ -134,6 +134,15 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
         QLinear(tensor)(torch.zeros(2, 31))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("batch", [1, 300])
+def test_numbers_that_are_no_floats_are_refused(dtype: torch.dtype, batch: int, tmp_path: Path) -> None:
+    """A linear layer of torch refuses them too; weights cast to integers would be zeros."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    with pytest.raises(TypeError, match="expected a float"):
+        layer(torch.ones(batch, layer.in_features, dtype=dtype))
+
+
 def test_gradient_flows_to_x(tmp_path: Path) -> None:
     layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
     x = torch.randn(4, 32, requires_grad=True)
