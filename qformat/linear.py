@@ -30,11 +30,11 @@ from qformat.corrections import Correction, LowRank, OutlierColumns, Outliers
 from qformat.dtypes import TABLE as DTYPES
 from qformat.errors import InvalidFileError, LimitError, UnsupportedError
 from qformat.sparse import elements
-from qformat.transforms import Hadamard, Permute, Reassemble, Scale, Transform
+from qformat.transforms import Hadamard, Permute, Reassemble, Rotate, Scale, Transform
 
 __all__ = [
     "Activations", "Correction", "Hadamard", "LowRank", "OutlierColumns", "Outliers", "Permute", "Reassemble",
-    "Scale", "Scheme", "Transform", "check", "check_padding", "coded_shape", "decode", "dump", "layout",
+    "Rotate", "Scale", "Scheme", "Transform", "check", "check_padding", "coded_shape", "decode", "dump", "layout",
     "matrix_shape", "matvec", "mixes_columns", "mixes_rows", "pack", "panels", "parse", "parts", "roles",
     "row_local", "secure", "unpack", "validate",
 ]  # fmt: skip
@@ -75,7 +75,7 @@ _KNOWN = {
     "function": {*trellis.COMPUTED, *trellis.STORED},
     "order": set(trellis.ORDERS),
     "group": {"block", "flat", "comb", "map"},
-    "transform": {"permute", "scale", "hadamard", "reassemble"},
+    "transform": {"permute", "scale", "hadamard", "rotate", "reassemble"},
     "correction": {"lowrank", "outliers", "outlier_columns"},
     "layout": {"plain", "panel"},
     "table": {*tables.TABLE, *tables.STORED},
@@ -269,12 +269,12 @@ def _under(arrays: Arrays, prefix: str) -> Arrays:
 
 def mixes_columns(scheme: Scheme) -> bool:
     """Whether one column of W needs more than one column of the coded matrix."""
-    return any(isinstance(transform, Hadamard | Reassemble) for transform in scheme.transforms)
+    return any(isinstance(transform, Hadamard | Rotate | Reassemble) for transform in scheme.transforms)
 
 
 def mixes_rows(scheme: Scheme) -> bool:
     """Whether one row of W is a sum over rows of the coded matrix."""
-    return any(isinstance(transform, Hadamard) for transform in scheme.output_transforms)
+    return any(isinstance(transform, Hadamard | Rotate) for transform in scheme.output_transforms)
 
 
 def row_local(scheme: Scheme) -> bool:

@@ -33,6 +33,17 @@ class Hadamard(Frozen, frozen=True, tag="hadamard", tag_field="transform"):
     block: int
 
 
+class Rotate(Frozen, frozen=True, tag="rotate", tag_field="transform"):
+    """Rounds of rotations of disjoint pairs of channels (ParoQuant, arXiv 2511.10645 §3).
+
+    A round makes `x'[i] = x[i] · cos θ + x[j] · sin θ` and `x'[j] = x[j] · cos θ − x[i] · sin θ`. Roles: pairs uint32
+    (rounds, K/2, 2), in each round every channel once; angles θ (rounds, K/2).
+    """
+
+    rounds: int
+    dtype: str
+
+
 class Reassemble(Frozen, frozen=True, tag="reassemble", tag_field="transform"):
     """`x' = R x`, R (channels, K) CSR (QLLM, arXiv 2310.08041 §4.1: split and merged channels).
 
@@ -40,13 +51,18 @@ class Reassemble(Frozen, frozen=True, tag="reassemble", tag_field="transform"):
     """
 
 
-Transform = Permute | Scale | Hadamard | Reassemble
+Transform = Permute | Scale | Hadamard | Rotate | Reassemble
+
+ROUNDS = 256
 
 
 def validate(transform: Transform, where: str, output: bool) -> None:
     """Parameters make sense whatever the shape."""
-    if isinstance(transform, Scale):
+    if isinstance(transform, Scale | Rotate):
         float_dtype(transform.dtype, where)
+    if isinstance(transform, Rotate) and not 1 <= transform.rounds <= ROUNDS:
+        found, expected = transform.rounds, f"1 to {ROUNDS}"
+        raise InvalidFileError("rounds out of range", field=f"{where}.rounds", expected=expected, found=found)
     if isinstance(transform, Hadamard) and transform.block not in {2**power for power in range(25)}:
         raise InvalidFileError("block is not a power of two", field=f"{where}.block", found=transform.block)
     if isinstance(transform, Reassemble) and output:
@@ -66,6 +82,11 @@ def roles(transform: Transform, before: int, after: int, nonzeros: int) -> dict[
                     "block does not divide the side", field="block", expected=before, found=transform.block
                 )
             return {"signs": Role("int8", (before,))}
+        case Rotate():
+            if before % 2:
+                raise InvalidFileError("an odd side has no pairs", field="pairs", found=before)
+            shape = (transform.rounds, before // 2)
+            return {"pairs": Role("uint32", (*shape, 2)), "angles": Role(transform.dtype, shape)}
         case Reassemble():
             return csr_roles(after, nonzeros, "float32")
 
@@ -84,6 +105,22 @@ def hadamard(x: NDArray[Any], block: int) -> NDArray[Any]:
     return out
 
 
+def turns(arrays: Arrays, side: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+    """Rotations by channel: partner, cosine and sine of `x' = x · cosine + x[partner] · sine`, each (rounds, side).
+
+    Cosine and sine are those of the stored number, rounded once to float32.
+    """
+    pairs, angles = whole(arrays["pairs"]).astype(np.intp), whole(arrays["angles"]).astype(np.float64)
+    each, first, second = np.arange(len(pairs))[:, None], pairs[..., 0], pairs[..., 1]
+    partners = np.zeros((len(pairs), side), np.intp)
+    cosines, sines = np.zeros((2, len(pairs), side), np.float32)
+    for channel, other, sign in ((first, second, 1), (second, first, -1)):
+        partners[each, channel] = other
+        cosines[each, channel] = np.cos(angles)
+        sines[each, channel] = sign * np.sin(angles)
+    return partners, cosines, sines
+
+
 def multiply(matrix: NDArray[Any], transform: Transform, arrays: Arrays, before: int) -> NDArray[Any]:
     """matrix (n, after) · T as (n, before), each step rounded in the matrix's dtype."""
     match transform:
@@ -96,6 +133,11 @@ def multiply(matrix: NDArray[Any], transform: Transform, arrays: Arrays, before:
         case Hadamard():
             scaled = hadamard(matrix, transform.block) * matrix.dtype.type(1 / np.sqrt(transform.block))
             return np.asarray(scaled * whole(arrays["signs"]).astype(matrix.dtype))
+        case Rotate():
+            for partner, cosine, sine in reversed(list(zip(*turns(arrays, before), strict=True))):
+                cosine, sine = cosine.astype(matrix.dtype), sine.astype(matrix.dtype)
+                matrix = matrix * cosine - matrix[:, partner] * sine
+            return matrix
         case Reassemble():
             out = np.zeros((len(matrix), before), matrix.dtype)
             values = whole(arrays["values"]).astype(matrix.dtype)
@@ -113,6 +155,10 @@ def apply(transform: Transform, arrays: Arrays, x: NDArray[Any], after: int) -> 
             return np.asarray(x * whole(arrays["scales"]).astype(np.float64))
         case Hadamard():
             return np.asarray(hadamard(x * whole(arrays["signs"]), transform.block) / np.sqrt(transform.block))
+        case Rotate():
+            for partner, cosine, sine in zip(*turns(arrays, after), strict=True):
+                x = x * cosine + x[:, partner] * sine
+            return x
         case Reassemble():
             out = np.zeros((len(x), after))
             values = whole(arrays["values"]).astype(np.float64)
@@ -136,6 +182,13 @@ def check(transform: Transform, where: str, arrays: Arrays, side: int) -> None:
             signs = whole(arrays[f"{where}.signs"])
             if not (np.abs(signs.astype(np.int16)) == 1).all():
                 raise InvalidFileError("signs are not ±1", field=f"{where}.signs")
+        case Rotate():
+            channels = np.sort(whole(arrays[f"{where}.pairs"]).reshape(transform.rounds, side), axis=1)
+            wrong = (channels != np.arange(side)).any(axis=1)
+            if wrong.any():
+                found = int(np.flatnonzero(wrong)[0])
+                raise InvalidFileError(f"round {found} has not every channel once", field=f"{where}.pairs")
+            check_finite(f"{where}.angles", arrays)
         case Reassemble():
             check_csr(where, arrays, side)
             check_finite(f"{where}.values", arrays)

@@ -82,6 +82,12 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
         "sign-zero",
         arrays(f16, rest={"transforms": [{"transform": "hadamard", "block": 4}]}, transforms__0__signs=put(7, 0)),
     )
+    turn = {"transforms": [{"transform": "rotate", "rounds": 2, "dtype": "float16"}]}
+    yield "rotate-pairs-meet", arrays(f16, rest=turn, transforms__0__pairs=put((1, 3), 5))
+    yield "rotate-pair-out-of-range", arrays(f16, rest=turn, transforms__0__pairs=put((0, 0, 1), 2**32 - 1))
+    yield "rotate-angle-infinite", arrays(f16, rest=turn, transforms__0__angles=put((1, 7), np.inf))
+    yield "rotate-no-rounds", scheme({"coding": f16, "transforms": [{**turn["transforms"][0], "rounds": 0}]})
+    yield "rotate-odd-side", scheme({"coding": f16, **turn}, (4, 15), 512)
     for name, value in (("nan", np.nan), ("infinite", np.inf)):
         for role in ("scales", "zeros", "offsets"):
             more = {} if role == "scales" else {role: f16}

@@ -265,7 +265,8 @@ SCHEME |= {"transposed": False, "activations": None, "method": None}
 CODED = {"bits": REQUIRED, "group": ALL, "scales": None, "layout": "plain"}
 BOOKS = {"books": REQUIRED, "in_group": REQUIRED, "out_group": 1, "codebooks": {"coding": "dense", "dtype": "float16"}}
 NODES = {  # members and their defaults
-    "transform": {"permute": {}, "scale": {"dtype": REQUIRED}, "hadamard": {"block": REQUIRED}, "reassemble": {}},
+    "transform": {"permute": {}, "scale": {"dtype": REQUIRED}, "hadamard": {"block": REQUIRED}, "reassemble": {}}
+    | {"rotate": {"rounds": REQUIRED, "dtype": REQUIRED}},
     "correction": {name: {"dtype": REQUIRED} for name in ("lowrank", "outliers", "outlier_columns")},
     "group": {"block": {"rows": 1, "columns": None}, "map": {"count": REQUIRED}, "flat": SIZED, "comb": SIZED},
     "coding": {
@@ -279,7 +280,7 @@ NODES = {  # members and their defaults
         "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
 }
-COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector")
+COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector", "rounds")
 
 
 def members(node, defaults):
@@ -347,6 +348,12 @@ def transform(t, side, extent, left, rows):
         need(block & (block - 1) == 0 and side % block == 0, "hadamard block")
         need((np.abs(signs.astype(int)) == 1).all(), "signs")
         return lambda matrix: butterflies(matrix, block) * np.float32(1 / math.sqrt(block)) * floats(signs), side
+    if t["transform"] == "rotate":
+        need(side % 2 == 0 and t["rounds"] <= 256, "rounds, or side")
+        pairs = extent.array("uint32", t["rounds"], side // 2, 2)
+        need((np.sort(pairs.reshape(t["rounds"], side), axis=1) == np.arange(side)).all(), "pairs")
+        angles = finite(extent.array(t["dtype"], t["rounds"], side // 2), "angles").astype(np.float64)
+        return lambda matrix: rotated(matrix.copy(), pairs, angles), side
     channels = parameter(left, 2**48 // max(rows, 1))
     elements = sparse(channels, side, parameter(left, channels * side), "float32", extent)
 
@@ -357,6 +364,13 @@ def transform(t, side, extent, left, rows):
         return out
 
     return reassemble, channels
+
+
+def rotated(matrix, pairs, angles):
+    for (i, j), angle in zip(pairs[::-1].swapaxes(1, 2), angles[::-1], strict=True):
+        c, s = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        matrix[:, i], matrix[:, j] = matrix[:, i] * c - matrix[:, j] * s, matrix[:, j] * c + matrix[:, i] * s
+    return matrix
 
 
 def butterflies(matrix, block):

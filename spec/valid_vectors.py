@@ -278,6 +278,28 @@ def transforms(m: Maker) -> None:
 
 
 @valid
+def rotations(m: Maker) -> None:
+    """Rounds of rotations on both sides, alone and between others; ParoQuant's, whose pairs stay within a group."""
+    coding = affine(4, block(16), zeros=dense("float16"), layout="panel")
+    for dtype in ("float16", "float32"):
+        m.add(f"input.{dtype}", coding, (20, 32), transforms=[{"transform": "rotate", "rounds": 5, "dtype": dtype}])
+    once, scale = {"transform": "rotate", "rounds": 1, "dtype": "bfloat16"}, {"transform": "scale", "dtype": "float16"}
+    m.add("output", coding, (20, 32), output_transforms=[once])
+    m.add("both", coding, (20, 32), transforms=[scale, once, {"transform": "permute"}], output_transforms=[once, scale])
+    m.add("transposed", coding, (3, 32, 10), transposed=True, transforms=[once])
+    pairs = [[m.rng.permutation(16) + left for left in (0, 16, 32, 48)] for _ in range(8)]
+    paro = [scale, {"transform": "rotate", "rounds": 8, "dtype": "float16"}]
+    arrays = {"transforms.1.pairs": np.array(pairs, np.uint32).reshape(8, 32, 2)}
+    m.add(
+        "paroquant",
+        affine(4, block(16), zeros={"coding": "affine", "bits": 4}),
+        (6, 64),
+        transforms=paro,
+        arrays=arrays,
+    )
+
+
+@valid
 def corrections(m: Maker) -> None:
     kinds = {"lowrank": 3, "outliers": 17, "outlier_columns": 4}
     for name, number in kinds.items():

@@ -102,6 +102,9 @@ class Maker:
                 found[name] = rng.integers(0, node["group"]["count"], role.shape).astype(dtype)
             elif leaf == "indices":
                 found[name] = rng.permutation(role.shape[0]).astype(dtype)
+            elif leaf == "pairs":
+                rounds = [rng.permutation(role.shape[1] * 2).reshape(role.shape[1:]) for _ in range(role.shape[0])]
+                found[name] = np.array(rounds, dtype).reshape(role.shape)
             elif leaf == "signs":
                 found[name] = rng.choice([-1, 1], role.shape).astype(dtype)
             elif leaf == "row_pointers":

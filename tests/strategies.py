@@ -265,8 +265,12 @@ class Linear(NamedTuple):
 def linears(draw: st.DrawFn) -> Linear:
     """Any coding with any transforms and corrections that fit its shape."""
     shape = (draw(st.sampled_from([1, 4, 12, 33])), draw(st.sampled_from([4, 16, 24, 68])))
-    inputs = draw(st.lists(st.sampled_from(["permute", "scale", "hadamard", "reassemble"]), max_size=3, unique=True))
-    outputs = draw(st.lists(st.sampled_from(["permute", "scale", "hadamard"]), max_size=2))
+    inputs = draw(
+        st.lists(st.sampled_from(["permute", "scale", "hadamard", "rotate", "reassemble"]), max_size=3, unique=True)
+    )
+    outputs = draw(
+        st.lists(st.sampled_from(["permute", "scale", "hadamard", *["rotate"] * (shape[0] % 2 == 0)]), max_size=2)
+    )
     added = draw(st.lists(st.sampled_from(["lowrank", "outliers", "outlier_columns"]), max_size=2))
     dtype = draw(st.sampled_from(FLOATS))
     channels = draw(st.sampled_from([4, 20, 40]))
@@ -290,8 +294,9 @@ def linears(draw: st.DrawFn) -> Linear:
 
 
 def _node(kind: str, name: str, dtype: str, block: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {"hadamard": {"block": block}, "permute": {}, "reassemble": {}}.get(name, {"dtype": dtype})
-    return {kind: name, **fields}
+    fields: dict[str, Any] = {"hadamard": {"block": block}, "permute": {}, "reassemble": {}}
+    fields["rotate"] = {"rounds": 3, "dtype": dtype}
+    return {kind: name, **fields.get(name, {"dtype": dtype})}
 
 
 def linear_arrays(
@@ -308,6 +313,9 @@ def linear_arrays(
             continue
         if leaf == "indices":
             arrays[name] = rng.permutation(role.shape[0]).astype(np.uint32)
+        elif leaf == "pairs":
+            rounds = [rng.permutation(role.shape[1] * 2) for _ in range(role.shape[0])]
+            arrays[name] = np.array(rounds, np.uint32).reshape(role.shape)
         elif leaf == "signs":
             arrays[name] = rng.choice([-1, 1], role.shape).astype(np.int8)
         elif leaf == "row_pointers":

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from qformat import linear, transforms
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.codings.parts import Window
+from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError
-from qformat.linear import Hadamard, Permute, Scale, Scheme
+from qformat.linear import Hadamard, Permute, Rotate, Scale, Scheme
 from tests.strategies import Linear, linears
 
 
@@ -86,6 +87,65 @@ def test_act_order_and_smoothing_give_back_the_matrix_they_were_made_from() -> N
         "codes": weight[:, order].astype(np.uint8),
     }
     assert np.array_equal(linear.decode(scheme, (6, 12), arrays), weight / smooth)
+
+
+def test_rotations_are_those_of_paroquant() -> None:
+    """A slow port of its kernel: scales first, then round by round, in pairs that are numbered within their group."""
+    rng, group = np.random.default_rng(3), 8
+    weight, x = rng.standard_normal((5, 24)).astype(np.float32), rng.standard_normal(24)
+    pairs = np.array([[rng.permutation(group) for _ in range(3)] for _ in range(4)]).reshape(4, 24)
+    theta, scales = rng.uniform(-4, 4, (4, 12)).astype(np.float16), rng.uniform(0.5, 2, 24).astype(np.float16)
+    turned = x * scales
+    for number in range(4):
+        for pair in range(12):
+            first = group * (2 * pair // group)
+            i, j = first + pairs[number, 2 * pair], first + pairs[number, 2 * pair + 1]
+            c, s, a, b = np.cos(float(theta[number, pair])), np.sin(float(theta[number, pair])), turned[i], turned[j]
+            turned[i], turned[j] = a * c + b * s, b * c - a * s
+    scheme = Scheme(
+        coding=Dense(dtype="float32"), transforms=(Scale(dtype="float16"), Rotate(rounds=4, dtype="float16"))
+    )
+    arrays = {
+        "transforms.0.scales": scales,
+        "transforms.1.pairs": (pairs + np.arange(24) // group * group).astype(np.uint32).reshape(4, 12, 2),
+        "transforms.1.angles": theta,
+        "values": weight,
+    }
+    linear.check(scheme, (5, 24), arrays)
+    assert np.allclose(linear.matvec(scheme, (5, 24), arrays, x[None])[0], weight @ turned, atol=1e-5)
+    assert np.allclose(linear.decode(scheme, (5, 24), arrays) @ x, weight @ turned, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["transforms", "output_transforms"])
+def test_rotations_are_orthogonal_and_mirrored(side: str) -> None:
+    rng = np.random.default_rng(4)
+    scheme = linear.parse(
+        {
+            "coding": {"coding": "dense", "dtype": "float32"},
+            side: [{"transform": "rotate", "rounds": 6, "dtype": "float32"}],
+        }
+    )
+    arrays = {
+        f"{side}.0.pairs": np.array([rng.permutation(16) for _ in range(6)], np.uint32).reshape(6, 8, 2),
+        f"{side}.0.angles": rng.uniform(-9, 9, (6, 8)).astype(np.float32),
+        "values": np.eye(16, dtype=np.float32),
+    }
+    turn = linear.decode(scheme, (16, 16), arrays)
+    assert np.allclose(turn @ turn.T, np.eye(16), atol=1e-5)
+    other = {"transforms": "output_transforms", "output_transforms": "transforms"}[side]
+    mirrored = linear.parse({**linear.dump(scheme), other: linear.dump(scheme)[side], side: []})
+    renamed = {name.replace(side, other): array for name, array in arrays.items()}
+    assert np.array_equal(linear.decode(mirrored, (16, 16), renamed), turn.T)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_library_gives_the_same_rotations(dtype: str) -> None:
+    """No cosine or sine of a 16-bit angle is so near the middle of two float32 that the last bit of float64 decides."""
+    stored = np.arange(2**16, dtype=np.uint16).view(numpy_dtype(dtype))
+    angles = stored[np.isfinite(stored)].astype(np.float64)
+    for values in (np.cos(angles), np.sin(angles)):
+        below, above = (np.nextafter(values, end).astype(np.float32) for end in (-2, 2))
+        assert np.array_equal(below, above)
 
 
 def test_hadamard_inverts_itself() -> None:

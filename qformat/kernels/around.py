@@ -18,7 +18,7 @@ from qformat import corrections
 from qformat.codings.parts import Arrays, whole
 from qformat.corrections import Correction, LowRank, Outliers
 from qformat.linear import Scheme
-from qformat.transforms import Hadamard, Permute, Scale, Transform
+from qformat.transforms import Hadamard, Permute, Rotate, Scale, Transform, turns
 
 # Side of the Hadamard matrices that larger ones are made of: their products are matrix products.
 _SIDE = 64
@@ -53,6 +53,9 @@ class Around:
                     x = x * its["scales"]
                 case Hadamard():
                     x = _walsh(x * its["signs"], its["walsh"], transform.block)
+                case Rotate():
+                    for number in range(transform.rounds):
+                        x = x * its["cosines"][number] + x[:, its["partners"][number]] * its["sines"][number]
                 case _:
                     x = self.sparse(x, its)
         return x
@@ -67,6 +70,9 @@ class Around:
                     y = y * its["scales"]
                 case Hadamard():
                     y = _walsh(y, its["walsh"], transform.block) * its["signs"]
+                case Rotate():
+                    for number in reversed(range(transform.rounds)):
+                        y = y * its["cosines"][number] - y[:, its["partners"][number]] * its["sines"][number]
         return y
 
     def correct(self, y: Any, x: Any) -> None:
@@ -112,6 +118,9 @@ def around(scheme: Scheme, arrays: Arrays, rows: range) -> Around:
 
 
 def _transform(transform: Transform, arrays: Arrays, rows: range | None) -> Its:
+    if isinstance(transform, Rotate):
+        partners, cosines, sines = turns(arrays, 2 * whole(arrays["angles"]).shape[1])
+        return {"partners": partners, "cosines": cosines.astype(np.float64), "sines": sines.astype(np.float64)}
     its: dict[str, Any] = {name: _ready(name, whole(array), np.float64) for name, array in arrays.items()}
     if isinstance(transform, Hadamard):
         its["walsh"] = _matrix(min(transform.block, _SIDE))

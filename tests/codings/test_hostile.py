@@ -221,6 +221,25 @@ def test_hadamard_blocks_are_powers_of_two(block: int) -> None:
         _scheme(FLOAT, transforms=[{"transform": "hadamard", "block": block}])
 
 
+@pytest.mark.parametrize("change", [{"rounds": 0}, {"rounds": 257}, {"rounds": -1}, {"dtype": "int8"}, {"block": 2}])
+def test_rotations_out_of_range(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidFileError):
+        _scheme(FLOAT, transforms=[{"transform": "rotate", "rounds": 2, "dtype": "float16", **change}])
+
+
+def test_rotations_pair_every_channel_once() -> None:
+    scheme = _scheme(FLOAT, transforms=[{"transform": "rotate", "rounds": 2, "dtype": "float16"}])
+    good = np.arange(64).reshape(2, 16, 2) % 32
+    linear.check(scheme, SHAPE, _arrays(scheme, transforms__0__pairs=good))
+    for wrong in (0, 32, 2**32 - 1):
+        pairs = good.copy()
+        pairs[1, 3, 1] = wrong
+        assert "round 1" in str(_refused(scheme, "transforms.0.pairs", transforms__0__pairs=pairs))
+    _refused(scheme, "transforms.0.angles", transforms__0__pairs=good, transforms__0__angles=np.full((2, 16), np.inf))
+    with pytest.raises(InvalidFileError, match="odd"):
+        linear.layout(scheme, (6, 33))
+
+
 def test_hadamard_blocks_divide() -> None:
     with pytest.raises(InvalidFileError, match="divide"):
         linear.layout(_scheme(FLOAT, transforms=[{"transform": "hadamard", "block": 64}]), SHAPE)

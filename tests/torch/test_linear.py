@@ -83,7 +83,14 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("trellis-formats", "qtip"), ("trellis", "order.exl3"), ("split", "exl2"), ("points", "quip.3")]
+    ("file", "name"),
+    [
+        ("trellis-formats", "qtip"),
+        ("trellis", "order.exl3"),
+        ("split", "exl2"),
+        ("points", "quip.3"),
+        ("rotations", "paroquant"),
+    ],
 )
 @pytest.mark.parametrize("batch", [1, SMALL + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
