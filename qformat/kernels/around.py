@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qformat import corrections
 from qformat.codings.parts import Arrays, whole
 from qformat.corrections import Correction, LowRank, Outliers
+from qformat.kernels import _native
 from qformat.linear import Scheme
 from qformat.transforms import Hadamard, Permute, Rotate, Scale, Transform, turns
 
@@ -25,7 +26,7 @@ _SIDE = 64
 
 Its = Mapping[str, Any]
 
-# x (batch, K) and a CSR matrix (N, K) as `row_pointers`, `columns`, `values` to x Sᵀ (batch, N).
+# x (batch, K) and a CSR matrix S (N, K) as `row_pointers`, `columns`, `values` to x Sᵀ (batch, N).
 Sparse = Callable[[Any, Its], Any]
 
 
@@ -114,7 +115,7 @@ def around(scheme: Scheme, arrays: Arrays, rows: range) -> Around:
     for i, correction in enumerate(scheme.corrections):
         its = corrections.rows(correction, under(f"corrections.{i}"), rows)
         added.append((correction, {name: _ready(name, array, np.float32) for name, array in its.items()}))
-    return Around(inputs, outputs, tuple(added), sparse_product)
+    return Around(inputs, outputs, tuple(added), native_sparse_product)
 
 
 def _transform(transform: Transform, arrays: Arrays, rows: range | None) -> Its:
@@ -174,4 +175,13 @@ def sparse_product(x: NDArray[Any], its: Its) -> NDArray[Any]:
             into[filled] = np.add.reduceat(row[columns] * values, starts)
     else:  # a run of the batch for each non-zero
         out[:, filled] = np.add.reduceat(x.T[columns] * values[:, None], starts, axis=0).T
+    return out
+
+
+def native_sparse_product(x: NDArray[Any], its: Its) -> NDArray[Any]:
+    """The same, by the kernels if x is float32."""
+    if x.dtype != np.float32:
+        return sparse_product(x, its)
+    out = np.zeros((len(x), len(its["row_pointers"]) - 1), np.float32)
+    _native.add_sparse(its["row_pointers"], its["columns"], its["values"], x, out)
     return out

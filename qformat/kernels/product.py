@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from qformat.codings.panel import ROWS
 from qformat.codings.parts import Arrays, Buffer
 from qformat.errors import KernelError
 from qformat.kernels import operand
-from qformat.kernels.around import Around, around
+from qformat.kernels.around import Around, around, sparse_product
 from qformat.kernels.operand import Mode, Operand
 from qformat.linear import Scheme
 
@@ -66,10 +67,11 @@ class Product:
         if self.bare:
             return self.operand.matvec(x, mode, kernel)
         y = self.coded(self._before(x), mode, kernel)
-        if self.around.outputs:
-            y = self.around.after(y.astype(np.float64)).astype(np.float32)
-        if self.around.corrections:
-            self.around.correct(y, x.astype(np.float32))
+        around = self.around if kernel != "reference" else replace(self.around, sparse=sparse_product)
+        if around.outputs:
+            y = around.after(y.astype(np.float64)).astype(np.float32)
+        if around.corrections:
+            around.correct(y, np.ascontiguousarray(x, np.float32))
         return y
 
     @cached_property

@@ -42,8 +42,8 @@ class QLinear(nn.Module):
 
     Up to `SMALL` rows of x go through kernels that read the codes for each few of them. Many rows of bfloat16 read them
     once where the processor multiplies bfloat16; others decode tiles of W and multiply with torch. With many rows
-    weights may be rounded to the dtype of x, as a dense layer's are. There is no weight parameter, and gradients flow
-    to x and bias only.
+    weights may be rounded to the dtype of x, as a dense layer's are, and so may be what transforms make of x. There is
+    no weight parameter, and gradients flow to x and bias only.
 
     On a GPU the stored bytes are copied once, at the first use, and kernels read them there; `mode` has no effect.
     Codings without such a kernel, and weights with transforms or corrections, are decoded on the CPU at every use.
@@ -113,8 +113,9 @@ class QLinear(nn.Module):
             y = x.reshape(rows, self.in_features) @ self._decoded(x).T
         elif x.is_cpu:
             kernel = kernels.active()
-            few = rows <= EIGHT
-            if few or (self.tensor.product.bare and self._are_few(rows, KERNEL_DTYPES[x.dtype], kernel)):
+            bare = self.tensor.product.bare
+            few = rows <= EIGHT and (bare or not self._rounds(x, kernel))
+            if few or (bare and self._are_few(rows, KERNEL_DTYPES[x.dtype], kernel)):
                 return self._few(x, kernel, alone or not few)
             y = self._many(x.reshape(rows, self.in_features), kernel)
         else:
@@ -128,6 +129,12 @@ class QLinear(nn.Module):
             self._operands[device] = on_device(self.tensor, device)
         operand = self._operands.get(device) if len(rows) else None
         return rows @ self._decoded(rows).T if operand is None else product(operand, rows, SMALL_ON_GPU)
+
+    def _rounds(self, x: torch.Tensor, kernel: str) -> bool:
+        """Whether x, once transformed, is rounded again: kernels for float32 take several times as long."""
+        weight = self.tensor.product
+        fast = self._mode == "exact" and weight.takes_batches(KERNEL_DTYPES[x.dtype], kernel)
+        return fast and x.numel() > 0 and not weight.around.only_moves
 
     def _are_few(self, rows: int, dtype: str, kernel: str) -> bool:
         """Whether reading the codes for each eight of more than `EIGHT` rows is the fastest way."""

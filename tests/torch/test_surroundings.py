@@ -1,4 +1,4 @@
-"""Many rows at once through transforms and corrections, on torch's side."""
+"""Rows of x through transforms and corrections, on torch's side."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from tests.one_tensor import saved
 from tests.strategies import Linear, linears
 
 
-@given(linears(), st.sampled_from([9, 40, 70]), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
-def test_many_rows_are_the_product_of_the_parts(case: Linear, batch: int, dtype: torch.dtype) -> None:
+@given(
+    linears(), st.sampled_from([0, 1, 5, 9, 40, 70]), st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+)
+def test_rows_are_the_product_of_the_parts(case: Linear, batch: int, dtype: torch.dtype) -> None:
     """Whatever surrounds the codes, to the rounding of weights, x and y to the dtype of x."""
     generator = torch.Generator().manual_seed(batch)
     x = torch.randn(batch, case.shape[1], generator=generator).to(dtype)

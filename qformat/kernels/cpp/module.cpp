@@ -13,6 +13,7 @@ using namespace qformat;
 namespace qformat {
 void bind_additive(nb::module_& m);    // additive_module.cpp
 void bind_plain_read(nb::module_& m);  // plain_read.cpp
+void bind_sparse(nb::module_& m);      // sparse.cpp
 }
 
 namespace {
@@ -204,4 +205,5 @@ NB_MODULE(_native, m) {
           "Panels [first, last) as rows of floats, written to `out` as bytes.");
     bind_additive(m);
     bind_plain_read(m);
+    bind_sparse(m);
 }
