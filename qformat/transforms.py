@@ -28,9 +28,14 @@ class Scale(Frozen, frozen=True, tag="scale", tag_field="transform"):
 
 
 class Hadamard(Frozen, frozen=True, tag="hadamard", tag_field="transform"):
-    """`x' = H(signs · x) / √block` in blocks (QuIP#, arXiv 2402.04396 §3). Roles: signs int8 (K,) of ±1."""
+    """`x' = H(signs · x) / √block` in blocks (QuIP#, arXiv 2402.04396 §3). Roles: signs int8 (K,) of ±1.
+
+    H is Sylvester's matrix, or B ⊗ that of side block / base, for sides that are no power of two. Role: base int8
+    (base, base) of ±1, where it is more than one.
+    """
 
     block: int
+    base: int = 1
 
 
 class Rotate(Frozen, frozen=True, tag="rotate", tag_field="transform"):
@@ -54,6 +59,7 @@ class Reassemble(Frozen, frozen=True, tag="reassemble", tag_field="transform"):
 Transform = Permute | Scale | Hadamard | Rotate | Reassemble
 
 ROUNDS = 256
+BASE = 512
 
 
 def validate(transform: Transform, where: str, output: bool) -> None:
@@ -63,8 +69,13 @@ def validate(transform: Transform, where: str, output: bool) -> None:
     if isinstance(transform, Rotate) and not 1 <= transform.rounds <= ROUNDS:
         found, expected = transform.rounds, f"1 to {ROUNDS}"
         raise InvalidFileError("rounds out of range", field=f"{where}.rounds", expected=expected, found=found)
-    if isinstance(transform, Hadamard) and transform.block not in {2**power for power in range(25)}:
-        raise InvalidFileError("block is not a power of two", field=f"{where}.block", found=transform.block)
+    if isinstance(transform, Hadamard):
+        if not 1 <= transform.base <= BASE:
+            found, expected = transform.base, f"1 to {BASE}"
+            raise InvalidFileError("base out of range", field=f"{where}.base", expected=expected, found=found)
+        if transform.block not in {transform.base * 2**power for power in range(25)}:
+            what = "block is not a power of two" + " times the base" * (transform.base > 1)
+            raise InvalidFileError(what, field=f"{where}.block", found=transform.block)
     if isinstance(transform, Reassemble) and output:
         raise InvalidFileError("reassemble transforms inputs only", field=where)
 
@@ -81,7 +92,8 @@ def roles(transform: Transform, before: int, after: int, nonzeros: int) -> dict[
                 raise InvalidFileError(
                     "block does not divide the side", field="block", expected=before, found=transform.block
                 )
-            return {"signs": Role("int8", (before,))}
+            signs, side = {"signs": Role("int8", (before,))}, transform.base
+            return signs if side == 1 else {**signs, "base": Role("int8", (side, side))}
         case Rotate():
             if before % 2:
                 raise InvalidFileError("an odd side has no pairs", field="pairs", found=before)
@@ -103,6 +115,22 @@ def hadamard(x: NDArray[Any], block: int) -> NDArray[Any]:
         out = np.stack([first + second, first - second], axis=-2).reshape(x.shape)
         distance *= 2
     return out
+
+
+def _rotated(x: NDArray[Any], transform: Hadamard, base: NDArray[Any] | None) -> NDArray[Any]:
+    """Rows of x times H, unscaled: each block as (base, rest), the rest by butterflies, then the base in order."""
+    x = hadamard(x, transform.block // transform.base)
+    if base is None:
+        return x
+    blocks = x.reshape(len(x), x.shape[1] // transform.block, transform.base, transform.block // transform.base)
+    out = np.zeros_like(blocks)
+    for number, row in enumerate(base.astype(x.dtype)):
+        out += blocks[:, :, number : number + 1] * row[:, None]
+    return out.reshape(x.shape)
+
+
+def _base(transform: Hadamard, arrays: Arrays) -> NDArray[Any] | None:
+    return whole(arrays["base"]) if transform.base > 1 else None
 
 
 def turns(arrays: Arrays, side: int) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
@@ -131,7 +159,8 @@ def multiply(matrix: NDArray[Any], transform: Transform, arrays: Arrays, before:
         case Scale():
             return np.asarray(matrix * whole(arrays["scales"]).astype(matrix.dtype))
         case Hadamard():
-            scaled = hadamard(matrix, transform.block) * matrix.dtype.type(1 / np.sqrt(transform.block))
+            rotated = _rotated(matrix, transform, _base(transform, arrays))
+            scaled = rotated * matrix.dtype.type(1 / np.sqrt(transform.block))
             return np.asarray(scaled * whole(arrays["signs"]).astype(matrix.dtype))
         case Rotate():
             for partner, cosine, sine in reversed(list(zip(*turns(arrays, before), strict=True))):
@@ -154,7 +183,9 @@ def apply(transform: Transform, arrays: Arrays, x: NDArray[Any], after: int) -> 
         case Scale():
             return np.asarray(x * whole(arrays["scales"]).astype(np.float64))
         case Hadamard():
-            return np.asarray(hadamard(x * whole(arrays["signs"]), transform.block) / np.sqrt(transform.block))
+            base = _base(transform, arrays)
+            rotated = _rotated(x * whole(arrays["signs"]), transform, None if base is None else base.T)
+            return np.asarray(rotated / np.sqrt(transform.block))
         case Rotate():
             for partner, cosine, sine in zip(*turns(arrays, after), strict=True):
                 x = x * cosine + x[:, partner] * sine
@@ -179,9 +210,9 @@ def check(transform: Transform, where: str, arrays: Arrays, side: int) -> None:
         case Scale():
             check_finite(f"{where}.scales", arrays)
         case Hadamard():
-            signs = whole(arrays[f"{where}.signs"])
-            if not (np.abs(signs.astype(np.int16)) == 1).all():
-                raise InvalidFileError("signs are not ±1", field=f"{where}.signs")
+            for name in ("signs", "base")[: 1 + (transform.base > 1)]:
+                if not (np.abs(whole(arrays[f"{where}.{name}"]).astype(np.int16)) == 1).all():
+                    raise InvalidFileError(f"{name} are not ±1", field=f"{where}.{name}")
         case Rotate():
             channels = np.sort(whole(arrays[f"{where}.pairs"]).reshape(transform.rounds, side), axis=1)
             wrong = (channels != np.arange(side)).any(axis=1)

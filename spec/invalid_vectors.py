@@ -63,6 +63,9 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     yield "panel-of-8-inputs", scheme({"coding": affine(4, block(8), layout="panel")})
     yield "hadamard-block-12", scheme({"coding": f16, "transforms": [{"transform": "hadamard", "block": 12}]})
     yield "hadamard-does-not-divide", scheme({"coding": f16, "transforms": [{"transform": "hadamard", "block": 32}]})
+    based = {"transform": "hadamard", "block": 16, "base": 4}
+    yield "hadamard-base-0", arrays(f16, rest={"transforms": [based]}, transforms__0__base=put((1, 2), 0))
+    yield "hadamard-block-not-of-the-base", scheme({"coding": f16, "transforms": [{**based, "block": 6}]}, (4, 18))
     yield "five-parameters", scheme({"coding": f16, "corrections": [{"correction": "lowrank", "dtype": "float16"}] * 5})
     yield "vector-transposed", scheme({"coding": f16, "transposed": True}, (16,), 32)
     yield "columns-not-whole-vectors", scheme({"coding": {"coding": "additive", "books": 1, "bits": 8, "in_group": 7}})

@@ -265,7 +265,12 @@ SCHEME |= {"transposed": False, "activations": None, "method": None}
 CODED = {"bits": REQUIRED, "group": ALL, "scales": None, "layout": "plain"}
 BOOKS = {"books": REQUIRED, "in_group": REQUIRED, "out_group": 1, "codebooks": {"coding": "dense", "dtype": "float16"}}
 NODES = {  # members and their defaults
-    "transform": {"permute": {}, "scale": {"dtype": REQUIRED}, "hadamard": {"block": REQUIRED}, "reassemble": {}}
+    "transform": {
+        "permute": {},
+        "scale": {"dtype": REQUIRED},
+        "hadamard": {"block": REQUIRED, "base": 1},
+        "reassemble": {},
+    }
     | {"rotate": {"rounds": REQUIRED, "dtype": REQUIRED}},
     "correction": {name: {"dtype": REQUIRED} for name in ("lowrank", "outliers", "outlier_columns")},
     "group": {"block": {"rows": 1, "columns": None}, "map": {"count": REQUIRED}, "flat": SIZED, "comb": SIZED},
@@ -280,7 +285,7 @@ NODES = {  # members and their defaults
         "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
 }
-COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector", "rounds")
+COUNTS = ("bits", "block", "count", "size", "books", "in_group", "out_group", "vector", "rounds", "base")
 
 
 def members(node, defaults):
@@ -344,10 +349,18 @@ def transform(t, side, extent, left, rows):
         scales = finite(extent.array(t["dtype"], side), "scales")
         return lambda matrix: matrix * scales, side
     if t["transform"] == "hadamard":
-        block, signs = t["block"], extent.array("int8", side)
-        need(block & (block - 1) == 0 and side % block == 0, "hadamard block")
-        need((np.abs(signs.astype(int)) == 1).all(), "signs")
-        return lambda matrix: butterflies(matrix, block) * np.float32(1 / math.sqrt(block)) * floats(signs), side
+        block, n, signs = t["block"], t["base"], extent.array("int8", side)
+        rest = block // n
+        need(n <= 512 and block == n * rest and rest & (rest - 1) == 0 and side % block == 0, "hadamard block")
+        base = extent.array("int8", n, n) if n > 1 else np.ones((1, 1), np.int8)
+        need(all((np.abs(array.astype(int)) == 1).all() for array in (signs, base)), "signs, or base")
+
+        def rotate(matrix):
+            blocks = butterflies(matrix, rest).reshape(len(matrix), side // block, n, rest)
+            blended = sum((blocks[:, :, k : k + 1] * floats(base[k, :, None]) for k in range(n)), np.float32(0))
+            return blended.reshape(matrix.shape) * np.float32(1 / math.sqrt(block)) * floats(signs)
+
+        return rotate, side
     if t["transform"] == "rotate":
         need(side % 2 == 0 and t["rounds"] <= 256, "rounds, or side")
         pairs = extent.array("uint32", t["rounds"], side // 2, 2)

@@ -277,6 +277,29 @@ def transforms(m: Maker) -> None:
         m.add(f"together.{len(outputs)}", coding, (20, 32), (48, 40), transforms=several, output_transforms=outputs)
 
 
+def _paley(prime: int) -> np.ndarray[Any, Any]:
+    """A Hadamard matrix of order prime + 1, for primes that leave 3 when divided by 4."""
+    squares = {x * x % prime for x in range(1, prime)}
+    matrix = np.ones((prime + 1, prime + 1), np.int8)
+    for row in range(prime):
+        for column in range(prime):
+            matrix[row + 1, column + 1] = -1 if row == column or (column - row) % prime not in squares else 1
+        matrix[row + 1, 0] = -1
+    return matrix
+
+
+@valid
+def hadamard_bases(m: Maker) -> None:
+    """Sides that are no power of two: QuIP#'s and QTIP's Hadamard matrices of 12 · 2^n and 20 · 2^n."""
+    coding, scale = {"coding": "points", "lattices": ["e8p"]}, {"transform": "scale", "dtype": "float16"}
+    sides = [{"transform": "hadamard", "block": 48, "base": 12}, {"transform": "hadamard", "block": 20, "base": 20}]
+    arrays = {"transforms.1.base": _paley(11), "output_transforms.1.base": _paley(19)}
+    rest = {"transforms": [scale, sides[0]], "output_transforms": [scale, sides[1]]}
+    m.add("quip", coding, (20, 48), arrays=arrays, **rest)
+    blocks = [{"transform": "hadamard", "block": 24, "base": 12}]
+    m.add("blocks", affine(4, block(16)), (5, 72), transforms=blocks, arrays={"transforms.0.base": _paley(11)})
+
+
 @valid
 def rotations(m: Maker) -> None:
     """Rounds of rotations on both sides, alone and between others; ParoQuant's, whose pairs stay within a group."""

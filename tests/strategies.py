@@ -282,19 +282,23 @@ def linears(draw: st.DrawFn) -> Linear:
     parameters += [draw(st.integers(0, most[name])) for name in added]
     coded = (shape[0], channels if "reassemble" in inputs else shape[1])
     coding = draw(st.one_of(panel_codings(), plain_codings(coded, 1), trellis_codings(), splits(coded)))
+    one = {"block": 1}
+    blocks = st.sampled_from([{"block": 4}, {"block": 4, "base": 2}, {"block": 4, "base": 4}, {"block": 2, "base": 2}])
     document = {
         "coding": linear.dump(linear.Scheme(coding=coding))["coding"],
-        "transforms": [_node("transform", name, dtype, 4) for name in inputs],
-        "output_transforms": [_node("transform", name, dtype, 1 if shape[0] % 4 else 4) for name in outputs],
-        "corrections": [_node("correction", name, dtype, 0) for name in added],
+        "transforms": [_node("transform", name, dtype, draw(blocks)) for name in inputs],
+        "output_transforms": [
+            _node("transform", name, dtype, one if shape[0] % 4 else draw(blocks)) for name in outputs
+        ],
+        "corrections": [_node("correction", name, dtype, one) for name in added],
     }
     scheme = linear.parse(document)
     seed = draw(st.integers(0, 2**32 - 1))
     return Linear(scheme, shape, tuple(parameters), linear_arrays(scheme, shape, tuple(parameters), seed))
 
 
-def _node(kind: str, name: str, dtype: str, block: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {"hadamard": {"block": block}, "permute": {}, "reassemble": {}}
+def _node(kind: str, name: str, dtype: str, hadamard: dict[str, int]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"hadamard": hadamard, "permute": {}, "reassemble": {}}
     fields["rotate"] = {"rounds": 3, "dtype": dtype}
     return {kind: name, **fields.get(name, {"dtype": dtype})}
 
@@ -316,7 +320,7 @@ def linear_arrays(
         elif leaf == "pairs":
             rounds = [rng.permutation(role.shape[1] * 2) for _ in range(role.shape[0])]
             arrays[name] = np.array(rounds, np.uint32).reshape(role.shape)
-        elif leaf == "signs":
+        elif leaf in ("signs", "base"):
             arrays[name] = rng.choice([-1, 1], role.shape).astype(np.int8)
         elif leaf == "row_pointers":
             count = roles[name.replace("row_pointers", "columns")].shape[0]

@@ -89,6 +89,27 @@ def test_act_order_and_smoothing_give_back_the_matrix_they_were_made_from() -> N
     assert np.array_equal(linear.decode(scheme, (6, 12), arrays), weight / smooth)
 
 
+def test_hadamard_matrices_of_other_sides_are_those_of_quip() -> None:
+    """A port of its product with H: butterflies of neighbours first, then the stored matrix over what is left."""
+    rng, side, order = np.random.default_rng(5), 48, 3
+    base = rng.choice([-1, 1], (order, order)).astype(np.int8)
+    x, signs = rng.standard_normal((2, side)), rng.choice([-1, 1], side).astype(np.int8)
+    expected = (x * signs).reshape(2, side, 1)
+    while expected.shape[1] > order:
+        pairs = expected.reshape(2, expected.shape[1] // 2, 2, expected.shape[2])
+        both = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
+        expected = both.reshape(2, both.shape[1], -1)
+    expected = (base @ expected).reshape(2, side) / np.sqrt(side)
+    scheme = Scheme(coding=Dense(dtype="float32"), transforms=(Hadamard(block=side, base=order),))
+    arrays = {
+        "transforms.0.signs": signs,
+        "transforms.0.base": base,
+        "values": np.eye(side, dtype=np.float32),
+    }
+    assert np.allclose(linear.matvec(scheme, (side, side), arrays, x), expected)
+    assert np.allclose(x @ linear.decode(scheme, (side, side), arrays).T, expected, atol=1e-5)
+
+
 def test_rotations_are_those_of_paroquant() -> None:
     """A slow port of its kernel: scales first, then round by round, in pairs that are numbered within their group."""
     rng, group = np.random.default_rng(3), 8

@@ -53,7 +53,7 @@ class Around:
                 case Scale():
                     x = x * its["scales"]
                 case Hadamard():
-                    x = _walsh(x * its["signs"], its["walsh"], transform.block)
+                    x = _hadamard(x * its["signs"], transform, its)
                 case Rotate():
                     for number in range(transform.rounds):
                         x = x * its["cosines"][number] + x[:, its["partners"][number]] * its["sines"][number]
@@ -70,7 +70,7 @@ class Around:
                 case Scale():
                     y = y * its["scales"]
                 case Hadamard():
-                    y = _walsh(y, its["walsh"], transform.block) * its["signs"]
+                    y = _hadamard(y, transform, {**its, "base": its["base"].T}) * its["signs"]
                 case Rotate():
                     for number in reversed(range(transform.rounds)):
                         y = y * its["cosines"][number] - y[:, its["partners"][number]] * its["sines"][number]
@@ -124,7 +124,8 @@ def _transform(transform: Transform, arrays: Arrays, rows: range | None) -> Its:
         return {"partners": partners, "cosines": cosines.astype(np.float64), "sines": sines.astype(np.float64)}
     its: dict[str, Any] = {name: _ready(name, whole(array), np.float64) for name, array in arrays.items()}
     if isinstance(transform, Hadamard):
-        its["walsh"] = _matrix(min(transform.block, _SIDE))
+        its["walsh"] = _matrix(min(transform.block // transform.base, _SIDE))
+        its.setdefault("base", np.ones((1, 1)))
     if rows is not None and isinstance(transform, Scale):
         its["scales"] = its["scales"][rows.start : rows.stop]
     if isinstance(transform, Permute):
@@ -143,6 +144,14 @@ def _matrix(side: int) -> NDArray[np.float64]:
     while len(matrix) < side:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     return matrix
+
+
+def _hadamard(x: Any, transform: Hadamard, its: Its) -> Any:
+    """Blocks of the rows of x as H, or its transpose if the base is transposed, makes them: orthogonal for a base of
+    Hadamard's."""
+    side, rest = transform.base, transform.block // transform.base
+    x = _walsh(x, its["walsh"], rest)
+    return x if side == 1 else (its["base"] @ x.reshape(-1, side, rest)).reshape(x.shape) * side**-0.5
 
 
 def _walsh(x: Any, matrix: Any, block: int) -> Any:

@@ -221,6 +221,12 @@ def test_hadamard_blocks_are_powers_of_two(block: int) -> None:
         _scheme(FLOAT, transforms=[{"transform": "hadamard", "block": block}])
 
 
+@pytest.mark.parametrize(("block", "base"), [(16, 0), (16, 3), (8, 16), (48, 4), (1024, 1024), (16, -4)])
+def test_hadamard_bases_are_small_and_fit_their_block(block: int, base: int) -> None:
+    with pytest.raises(InvalidFileError):
+        _scheme(FLOAT, transforms=[{"transform": "hadamard", "block": block, "base": base}])
+
+
 @pytest.mark.parametrize("change", [{"rounds": 0}, {"rounds": 257}, {"rounds": -1}, {"dtype": "int8"}, {"block": 2}])
 def test_rotations_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidFileError):
@@ -290,6 +296,14 @@ def test_a_permutation_is_a_bijection(wrong: int) -> None:
     scheme = _scheme(FLOAT, transforms=[{"transform": "permute"}])
     linear.check(scheme, SHAPE, _arrays(scheme, transforms__0__indices=np.arange(32)[::-1]))
     _refused(scheme, "transforms.0.indices", transforms__0__indices=[*range(31), wrong])
+
+
+def test_bases_are_plus_or_minus_one() -> None:
+    scheme = _scheme(FLOAT, transforms=[{"transform": "hadamard", "block": 8, "base": 2}])
+    linear.check(scheme, SHAPE, _arrays(scheme, transforms__0__signs=[1] * 32, transforms__0__base=[[1, 1], [1, -1]]))
+    for wrong in (0, 2, -128):
+        base = [[1, 1], [wrong, -1]]
+        _refused(scheme, "transforms.0.base", transforms__0__signs=[1] * 32, transforms__0__base=base)
 
 
 @pytest.mark.parametrize("sign", [0, 2, -2, -128, 127])
