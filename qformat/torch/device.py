@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 
 from qformat import linear
+from qformat.kernels.around import Around
 from qformat.member import Member
 from qformat.tensor import Tensor
+from qformat.torch import surroundings
 
 if TYPE_CHECKING:
     from qformat.kernels.triton import Operand
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Operand | None:
-    """A weight made ready for products on `device`; None where only decoding serves.
+@dataclass(frozen=True)
+class OnDevice:
+    """A weight on a GPU: its codes, and what surrounds them."""
 
-    That is: transforms or corrections around the coding, a coding or layout without a kernel, a member of a stack, or
-    no triton.
+    operand: Operand
+    around: Around
+
+
+def on_device(tensor: Tensor, device: torch.device) -> OnDevice | None:
+    """A weight made ready for products on `device`; None where only decoding serves: a coding or layout without a
+    kernel, a member of a stack, or no triton.
 
     Raises:
         QFormatError: the file is damaged.
     """
     scheme, shape = tensor.scheme, tensor.matrix_shape
     if isinstance(tensor, Member) or find_spec("triton") is None:
-        return None
-    if scheme.transforms or scheme.output_transforms or scheme.corrections:
         return None
     from qformat.kernels import triton
 
@@ -41,18 +48,37 @@ def on_device(tensor: Tensor, device: torch.device) -> Operand | None:
         # the mapping cannot be written to, and is only copied from
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         body = torch.from_numpy(stored).to(device)
-    return triton.prepare(scheme.coding, shape, tensor.checked, body)
+    coded = linear.coded_shape(scheme, shape, tensor.parameters)
+    operand = triton.prepare(scheme.coding, coded, tensor.checked, body)
+    if operand is None:
+        return None
+    around = tensor.product.around.convert(
+        lambda values: surroundings.array(values).to(device), surroundings.sparse_product
+    )
+    return OnDevice(operand, around)
 
 
-def product(operand: Operand, rows: torch.Tensor, small: int) -> torch.Tensor:
-    """x Wᵀ for rows (n, in_features) of float32, float16 or bfloat16, in their dtype.
+def product(weight: OnDevice, rows: torch.Tensor, small: int) -> torch.Tensor:
+    """x Wᵀ for rows (n, in_features) of float32, float16 or bfloat16, in their dtype; so is what transforms make of x.
 
     Up to `small` rows read the codes, once for each few rows; more of them decode the whole matrix on the device, in
     the dtype of x, for one product of torch's.
     """
+    around, x = weight.around, rows
+    if around.inputs:
+        x = around.before(rows.float()).to(rows.dtype)
+    y = _coded(weight.operand, x, small)
+    if around.outputs or around.corrections:
+        y = around.after(y.float())
+        around.correct(y, rows.float())
+    return y.to(rows.dtype)
+
+
+def _coded(operand: Operand, rows: torch.Tensor, small: int) -> torch.Tensor:
+    """Rows times the coded matrix, in float32 or in their dtype."""
     from qformat.kernels.triton import BATCH
 
     if len(rows) > small:
         return rows @ operand.decode(rows.dtype).T
     parts = [operand.matvec(part) for part in rows.contiguous().split(BATCH)]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(rows.dtype)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -13,11 +13,8 @@ from qformat.kernels.around import Around
 from qformat.tensor import Tensor
 from qformat.torch import numbered, siblings, surroundings
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
-from qformat.torch.device import on_device, product
+from qformat.torch.device import OnDevice, on_device, product
 from qformat.torch.siblings import KERNEL_DTYPES, Siblings
-
-if TYPE_CHECKING:
-    from qformat.kernels.triton import Operand
 
 Mode = Literal["exact", "int8"]
 
@@ -46,7 +43,7 @@ class QLinear(nn.Module):
     no weight parameter, and gradients flow to x and bias only.
 
     On a GPU the stored bytes are copied once, at the first use, and kernels read them there; `mode` has no effect.
-    Codings without such a kernel, and weights with transforms or corrections, are decoded on the CPU at every use.
+    Codings without such a kernel are decoded on the CPU at every use.
 
     Args:
         tensor: a weight of an open file, of at most two dimensions once its leading ones are joined.
@@ -69,7 +66,7 @@ class QLinear(nn.Module):
             self.bias = nn.Parameter(bias, requires_grad=False)
         self.mode = mode
         self.siblings = Siblings()
-        self._operands: dict[torch.device, Operand | None] = {}
+        self._on_devices: dict[torch.device, OnDevice | None] = {}
         self._surroundings: Around | None = None
         self._number = numbered.number(self)
 
@@ -125,10 +122,10 @@ class QLinear(nn.Module):
     def _elsewhere(self, rows: torch.Tensor) -> torch.Tensor:
         """On a GPU, where the stored bytes are copied when they are first used; decoded where there is no kernel."""
         device = rows.device
-        if device.type == "cuda" and device not in self._operands:
-            self._operands[device] = on_device(self.tensor, device)
-        operand = self._operands.get(device) if len(rows) else None
-        return rows @ self._decoded(rows).T if operand is None else product(operand, rows, SMALL_ON_GPU)
+        if device.type == "cuda" and device not in self._on_devices:
+            self._on_devices[device] = on_device(self.tensor, device)
+        weight = self._on_devices.get(device) if len(rows) else None
+        return rows @ self._decoded(rows).T if weight is None else product(weight, rows, SMALL_ON_GPU)
 
     def _rounds(self, x: torch.Tensor, kernel: str) -> bool:
         """Whether x, once transformed, is rounded again: kernels for float32 take several times as long."""
