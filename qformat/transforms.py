@@ -31,7 +31,7 @@ class Hadamard(Frozen, frozen=True, tag="hadamard", tag_field="transform"):
     """`x' = H(signs · x) / √block` in blocks (QuIP#, arXiv 2402.04396 §3). Roles: signs int8 (K,) of ±1.
 
     H is Sylvester's matrix, or B ⊗ that of side block / base, for sides that are no power of two. Role: base int8
-    (base, base) of ±1, where it is more than one.
+    (base, base), B, a Hadamard matrix too, where base is more than one.
     """
 
     block: int
@@ -210,9 +210,13 @@ def check(transform: Transform, where: str, arrays: Arrays, side: int) -> None:
         case Scale():
             check_finite(f"{where}.scales", arrays)
         case Hadamard():
-            for name in ("signs", "base")[: 1 + (transform.base > 1)]:
-                if not (np.abs(whole(arrays[f"{where}.{name}"]).astype(np.int16)) == 1).all():
-                    raise InvalidFileError(f"{name} are not ±1", field=f"{where}.{name}")
+            signs = whole(arrays[f"{where}.signs"])
+            if not (np.abs(signs.astype(np.int16)) == 1).all():
+                raise InvalidFileError("signs are not ±1", field=f"{where}.signs")
+            if transform.base > 1:
+                base = whole(arrays[f"{where}.base"]).astype(np.float32)  # whose sums of 512 products are exact
+                if not ((np.abs(base) == 1).all() and (base @ base.T == transform.base * np.eye(len(base))).all()):
+                    raise InvalidFileError("not a Hadamard matrix", field=f"{where}.base")
         case Rotate():
             channels = np.sort(whole(arrays[f"{where}.pairs"]).reshape(transform.rounds, side), axis=1)
             wrong = (channels != np.arange(side)).any(axis=1)

@@ -64,7 +64,12 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     yield "hadamard-block-12", scheme({"coding": f16, "transforms": [{"transform": "hadamard", "block": 12}]})
     yield "hadamard-does-not-divide", scheme({"coding": f16, "transforms": [{"transform": "hadamard", "block": 32}]})
     based = {"transform": "hadamard", "block": 16, "base": 4}
-    yield "hadamard-base-0", arrays(f16, rest={"transforms": [based]}, transforms__0__base=put((1, 2), 0))
+    for name, row in (("zero", [1, 1, -1, 0]), ("not-orthogonal", [1, 1, -1, 1])):
+        rows = [[1, 1, 1, 1], [1, -1, 1, -1], row, [1, -1, -1, 1]]
+        yield (
+            f"hadamard-base-{name}",
+            arrays(f16, rest={"transforms": [based]}, transforms__0__base=put(slice(4), rows)),
+        )
     yield "hadamard-block-not-of-the-base", scheme({"coding": f16, "transforms": [{**based, "block": 6}]}, (4, 18))
     yield "five-parameters", scheme({"coding": f16, "corrections": [{"correction": "lowrank", "dtype": "float16"}] * 5})
     yield "vector-transposed", scheme({"coding": f16, "transposed": True}, (16,), 32)

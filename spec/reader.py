@@ -354,6 +354,7 @@ def transform(t, side, extent, left, rows):
         need(n <= 512 and block == n * rest and rest & (rest - 1) == 0 and side % block == 0, "hadamard block")
         base = extent.array("int8", n, n) if n > 1 else np.ones((1, 1), np.int8)
         need(all((np.abs(array.astype(int)) == 1).all() for array in (signs, base)), "signs, or base")
+        need(np.array_equal(base.astype(int) @ base.T, n * np.eye(n)), "base")
 
         def rotate(matrix):
             blocks = butterflies(matrix, rest).reshape(len(matrix), side // block, n, rest)

@@ -283,7 +283,7 @@ def _paley(prime: int) -> np.ndarray[Any, Any]:
     matrix = np.ones((prime + 1, prime + 1), np.int8)
     for row in range(prime):
         for column in range(prime):
-            matrix[row + 1, column + 1] = -1 if row == column or (column - row) % prime not in squares else 1
+            matrix[row + 1, column + 1] = 1 if (column - row) % prime in {0, *squares} else -1
         matrix[row + 1, 0] = -1
     return matrix
 

@@ -105,7 +105,7 @@ class Maker:
             elif leaf == "pairs":
                 rounds = [rng.permutation(role.shape[1] * 2).reshape(role.shape[1:]) for _ in range(role.shape[0])]
                 found[name] = np.array(rounds, dtype).reshape(role.shape)
-            elif leaf in ("signs", "base"):
+            elif leaf == "signs":
                 found[name] = rng.choice([-1, 1], role.shape).astype(dtype)
             elif leaf == "row_pointers":
                 count = roles[name.replace("row_pointers", "columns")].shape[0]

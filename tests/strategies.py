@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qformat import codings, linear
+from qformat import codings, linear, transforms
 from qformat.codings import points, tables, trellis
 from qformat.codings.grammar import (
     Additive,
@@ -320,7 +320,10 @@ def linear_arrays(
         elif leaf == "pairs":
             rounds = [rng.permutation(role.shape[1] * 2) for _ in range(role.shape[0])]
             arrays[name] = np.array(rounds, np.uint32).reshape(role.shape)
-        elif leaf in ("signs", "base"):
+        elif leaf == "base":
+            flips = rng.choice([-1, 1], (2, role.shape[0])).astype(np.int8)
+            arrays[name] = transforms.hadamard(np.diag(flips[0]), role.shape[0]) * flips[1]
+        elif leaf == "signs":
             arrays[name] = rng.choice([-1, 1], role.shape).astype(np.int8)
         elif leaf == "row_pointers":
             count = roles[name.replace("row_pointers", "columns")].shape[0]

@@ -91,8 +91,12 @@ def test_act_order_and_smoothing_give_back_the_matrix_they_were_made_from() -> N
 
 def test_hadamard_matrices_of_other_sides_are_those_of_quip() -> None:
     """A port of its product with H: butterflies of neighbours first, then the stored matrix over what is left."""
-    rng, side, order = np.random.default_rng(5), 48, 3
-    base = rng.choice([-1, 1], (order, order)).astype(np.int8)
+    rng, side, order = np.random.default_rng(5), 48, 12
+    squares = {x * x % 11 for x in range(11)}  # Paley's matrix
+    base = np.array(
+        [[1, *[1] * 11], *([-1, *(1 if (j - i) % 11 in squares else -1 for j in range(11))] for i in range(11))]
+    )
+    base = base.astype(np.int8)
     x, signs = rng.standard_normal((2, side)), rng.choice([-1, 1], side).astype(np.int8)
     expected = (x * signs).reshape(2, side, 1)
     while expected.shape[1] > order:
@@ -106,6 +110,7 @@ def test_hadamard_matrices_of_other_sides_are_those_of_quip() -> None:
         "transforms.0.base": base,
         "values": np.eye(side, dtype=np.float32),
     }
+    linear.check(scheme, (side, side), arrays)
     assert np.allclose(linear.matvec(scheme, (side, side), arrays, x), expected)
     assert np.allclose(x @ linear.decode(scheme, (side, side), arrays).T, expected, atol=1e-5)
 

@@ -147,8 +147,7 @@ def _matrix(side: int) -> NDArray[np.float64]:
 
 
 def _hadamard(x: Any, transform: Hadamard, its: Its) -> Any:
-    """Blocks of the rows of x as H, or its transpose if the base is transposed, makes them: orthogonal for a base of
-    Hadamard's."""
+    """Blocks of the rows of x times H made orthogonal, or its transpose where `its` has that of the base."""
     side, rest = transform.base, transform.block // transform.base
     x = _walsh(x, its["walsh"], rest)
     return x if side == 1 else (its["base"] @ x.reshape(-1, side, rest)).reshape(x.shape) * side**-0.5

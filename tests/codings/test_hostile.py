@@ -298,10 +298,10 @@ def test_a_permutation_is_a_bijection(wrong: int) -> None:
     _refused(scheme, "transforms.0.indices", transforms__0__indices=[*range(31), wrong])
 
 
-def test_bases_are_plus_or_minus_one() -> None:
+def test_bases_are_hadamard_matrices() -> None:
     scheme = _scheme(FLOAT, transforms=[{"transform": "hadamard", "block": 8, "base": 2}])
     linear.check(scheme, SHAPE, _arrays(scheme, transforms__0__signs=[1] * 32, transforms__0__base=[[1, 1], [1, -1]]))
-    for wrong in (0, 2, -128):
+    for wrong in (0, 2, -128, -1):
         base = [[1, 1], [wrong, -1]]
         _refused(scheme, "transforms.0.base", transforms__0__signs=[1] * 32, transforms__0__base=base)
 
