@@ -259,29 +259,25 @@ class Extent:
 # -- codings/scheme.md -------------------------------------------------------------------------------------------------
 
 REQUIRED, ALL = object(), {"group": "block", "rows": None}
-SIZED = {"size": REQUIRED}
 SCHEME = {"coding": REQUIRED, "transforms": (), "output_transforms": (), "corrections": ()}
 SCHEME |= {"transposed": False, "activations": None, "method": None}
-CODED = {"bits": REQUIRED, "group": ALL, "scales": None, "layout": "plain"}
-BOOKS = {"books": REQUIRED, "in_group": REQUIRED, "out_group": 1, "codebooks": {"coding": "dense", "dtype": "float16"}}
+SIZE, DTYPE, FLOAT16 = {"size": REQUIRED}, {"dtype": REQUIRED}, {"coding": "dense", "dtype": "float16"}
+BITS = {"bits": REQUIRED}
+CODED = BITS | {"group": ALL, "scales": None, "layout": "plain"}
+BOOKS = {"group": {"group": "block"}, "books": REQUIRED, "in_group": REQUIRED, "out_group": 1, "codebooks": FLOAT16}
+HADAMARD, ROTATE = {"block": REQUIRED, "base": 1}, DTYPE | {"rounds": REQUIRED}
+TRELLIS = BITS | {"function": REQUIRED, "vector": 1, "order": "rows", "table_bits": None, "table": FLOAT16}
 NODES = {  # members and their defaults
-    "transform": {
-        "permute": {},
-        "scale": {"dtype": REQUIRED},
-        "hadamard": {"block": REQUIRED, "base": 1},
-        "reassemble": {},
-    }
-    | {"rotate": {"rounds": REQUIRED, "dtype": REQUIRED}},
-    "correction": {name: {"dtype": REQUIRED} for name in ("lowrank", "outliers", "outlier_columns")},
-    "group": {"block": {"rows": 1, "columns": None}, "map": {"count": REQUIRED}, "flat": SIZED, "comb": SIZED},
+    "transform": {"permute": {}, "scale": DTYPE, "hadamard": HADAMARD, "rotate": ROTATE, "reassemble": {}},
+    "correction": dict.fromkeys(("lowrank", "outliers", "outlier_columns"), DTYPE),
+    "group": {"block": {"rows": 1, "columns": None}, "map": {"count": REQUIRED}, "flat": SIZE, "comb": SIZE},
     "coding": {
-        "dense": {"dtype": REQUIRED},
+        "dense": DTYPE,
         "affine": CODED | {"signed": False, "zeros": None, "offsets": None},
         "lookup": CODED | {"table": REQUIRED, "offset": None},
-        "additive": CODED | {"group": {"group": "block"}} | BOOKS,
-        "trellis": {"bits": REQUIRED, "function": REQUIRED, "vector": 1, "order": "rows", "table_bits": None}
-        | {"table": {"coding": "dense", "dtype": "float16"}},
+        "additive": CODED | BOOKS,
         "points": {"lattices": REQUIRED},
+        "trellis": TRELLIS,
         "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
 }
@@ -467,12 +463,10 @@ def coding(c, shape, extent, depth=1, beside=None):
     if kind == "points":
         return points(c["lattices"], shape, extent)
     if kind == "split":
-        columns, parts = c["columns"], c["parts"]
-        need(
-            0 < len(parts) == len(columns) <= 64 and sum(columns) == shape[1] and min(columns) > 0, "columns of a split"
-        )
-        need(depth == 1 and all(part["coding"] != "split" for part in parts), "split in a split")
-        return np.hstack([coding(part, (shape[0], wide), extent, 2) for part, wide in zip(parts, columns, strict=True)])
+        need(depth == 1 and 0 < len(c["parts"]) == len(c["columns"]) <= 64, "parts of a split")
+        need(min(c["columns"]) > 0 and sum(c["columns"]) == shape[1], "columns of a split")
+        parts = zip(c["parts"], c["columns"], strict=True)
+        return np.hstack([coding(part, (shape[0], wide), extent, 2) for part, wide in parts])
     need(c["layout"] in ("plain", "panel"), "layout", UnsupportedError)
     codes_shape, entries = shape, None
     if kind == "additive":
@@ -513,55 +507,56 @@ def coding(c, shape, extent, depth=1, beside=None):
 
 # -- codings/trellis.md ------------------------------------------------------------------------------------------------
 
-ORDERS = {"rows": (128, 64, 32, 16, 8, 4, 2, 1), "qtip": (64, 32, 16, 4, 2, 8, 128, 1),
-          "exl3": (64, 32, 16, 4, 2, 128, 8, 1)}  # fmt: skip
-MOST = {"1mad": 0, "2mad": 0, "3inst": 0, "mcg": 0, "mul1": 0, "lut": 16, "quantlut": 16, "quantlut_sym": 15}
+ORDERS = {"rows": [128, 64, 32, 16, 8, 4, 2, 1], "qtip": [64, 32, 16, 4, 2, 8, 128, 1]}
+ORDERS["exl3"] = [64, 32, 16, 4, 2, 128, 8, 1]
+COMPUTED = {"1mad": (34038481, 76625530), "2mad": (264435761, 1013904223), "3inst": (89226354, 64248484)}
+COMPUTED |= {"mcg": (0xCBAC1FED, 0), "mul1": (0x83DCD12D, 0)}
+STORED = {"lut": 16, "quantlut": 16, "quantlut_sym": 15}
 
 
 def trellis(c, shape, extent):
     """Tiles of 16 × 16 weights, each a cycle of bits, most significant first; a state is the 16 that end a step."""
-    bits, vector, table_bits = c["bits"], c["vector"], c["table_bits"] or 0
-    need(c["function"] in MOST and c["order"] in ORDERS, "function or order", UnsupportedError)
-    most = MOST[c["function"]]
-    need((1 <= table_bits <= most and vector <= 2) if most else (c["table_bits"] is None and vector == 1), "table_bits")
-    table = most and finite(extent.array(node_of(c["table"], "coding")["dtype"], 2**table_bits, vector), "table")
+    bits, vector, name, table_bits = c["bits"], c["vector"], c["function"], c["table_bits"]
+    need(name in COMPUTED | STORED and c["order"] in ORDERS, "function or order", UnsupportedError)
+    if name in STORED:
+        need(vector <= 2 and table_bits and table_bits in range(1, STORED[name] + 1), "vector or table_bits")
+        table = finite(extent.array(node_of(c["table"], "coding")["dtype"], 2**table_bits, vector), "table")
+    else:
+        need(vector == 1 and table_bits is None, "vector or table_bits")
     w, down, across = bits * vector, -(-shape[0] // 16), -(-shape[1] // 16)
     codes = extent.codes(w, (down, across, 256 // vector))
     stream = (codes[..., None] >> np.arange(w, dtype=np.uint64)[::-1] & 1).reshape(down, across, 256 * bits)
     ends = np.arange(w, 256 * bits + 1, w)[:, None]
     states = integers(stream[..., (ends - 1 - np.arange(16)) % (256 * bits)])
-    tiles = np.zeros((down, across, 256), np.float32)
+    weights = looked_up(name, states, table, table_bits) if name in STORED else computed(name, states)
     places = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) @ np.array(ORDERS[c["order"]])
-    tiles[..., places] = function(c["function"], states, table, table_bits).reshape(tiles.shape)
+    tiles = np.zeros((down, across, 256), np.float32)
+    tiles[..., places] = weights.reshape(tiles.shape)
     return tiles.reshape(down, across, 16, 16).swapaxes(1, 2).reshape(16 * down, 16 * across)[: shape[0], : shape[1]]
 
 
-def function(name, s, table, table_bits):
-    """The weights of states, a uint64 array."""
-
-    def byte_sum(x):
-        return sum(x >> np.uint64(8 * k) & 255 for k in range(4)).astype(np.float64)
-
-    def half(x):
-        return (x & 0xFFFF).astype(np.uint16).view(np.float16)
-
-    if name in ("1mad", "2mad"):
-        t = s * 34038481 + 76625530 if name == "1mad" else (s * 264435761 + 1013904223) % 2**32
-        t = t if name == "1mad" else t + (t * 1664525 >> np.uint64(32))
-        return (byte_sum(t) - 510).astype(np.float32) / np.float32(147.800537109375)
+def computed(name, states):
+    factor, increment = COMPUTED[name]
+    x = (states * factor + increment) % 2**32
     if name in ("3inst", "mcg"):
-        x = s * 89226354 + 64248484 if name == "3inst" else s * 0xCBAC1FED
-        x = (x & 0x8FFF8FFF) ^ 0x3B603B60
-        return (half(x) + half(x >> np.uint64(16))).astype(np.float32)
+        halves = ((x & 0x8FFF8FFF) ^ 0x3B603B60).astype("<u4")[..., None].view("<f2")
+        return (halves[..., 0] + halves[..., 1]).astype(np.float32)
+    if name == "2mad":
+        x += x * 1664525 >> np.uint64(32)
+    total = x.astype("<u4")[..., None].view(np.uint8).sum(axis=-1, dtype=np.float64)
     if name == "mul1":
-        factor, bias = (float(half(np.array(b, np.uint64))) for b in (0x1EEE, 0xC931))
-        return (factor * (1024 + byte_sum(s * 0x83DCD12D)) + bias).astype(np.float16).astype(np.float32)
-    if name == "lut":
-        return table[s % 2**table_bits]
-    h = s * (s + 1)
-    weights = table[(h >> np.uint64(MOST[name] - table_bits)) % 2**table_bits]
+        a, b = np.array([0x1EEE, 0xC931], "<u2").view("<f2").astype(np.float64)
+        return (a * (1024 + total) + b).astype(np.float16).astype(np.float32)
+    return (total - 510).astype(np.float32) / np.float32(147.800537109375)
+
+
+def looked_up(name, states, table, table_bits):
+    hashed = states * (states + 1)
+    if name != "lut":
+        states = hashed >> np.uint64(STORED[name] - table_bits)
+    weights = table[states % 2**table_bits]
     if name == "quantlut_sym":
-        weights[..., 0] *= 1 - 2.0 * (h >> np.uint64(15) & 1)
+        weights[..., 0] *= 1 - 2.0 * (hashed >> np.uint64(15) & 1)
     return weights
 
 
