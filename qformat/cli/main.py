@@ -92,6 +92,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; nothing but SystemExit's number ever leaves here."""
+    _reopen_closed()
     _harden(sys.stdout)
     _harden(sys.stderr)
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -170,6 +171,13 @@ def _complain(text: object) -> None:
         print(f"error: {safe_text(text)}", file=sys.stderr, flush=True)
     except OSError:  # nobody is left to be told
         _drop_output()
+
+
+def _reopen_closed() -> None:
+    """A standard stream that the caller closed leads nowhere from now on; a file of ours would get its descriptor."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _harden(stream: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from qformat import errors
 from qformat.cli import main as door
+from tests.cli import models
 from tests.cli.command_line import BASE, call, controls, process
 
 
@@ -129,3 +131,16 @@ def test_a_full_disk_behind_a_redirection_is_an_error(tmp_path: Path) -> None:
 
 def test_ascii_output_is_possible(tmp_path: Path) -> None:
     assert process("--help", env={"PYTHONIOENCODING": "ascii"}).code == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed(closed: str, tmp_path: Path) -> None:
+    """What would be shown there is lost; codes and files are what they are, and no file takes a stream's place."""
+    path = models.write(tmp_path / "x.qf", layers=1)
+    before = path.read_bytes()
+    for arguments, code in (("--help", 0), (f"inspect {path}", 0), (f"verify {path}", 0), ("inspect absent.qf", 1)):
+        command = f"{shlex.join(BASE)} {arguments} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr and "unexpected" not in done.stderr
+    assert path.read_bytes() == before
