@@ -323,6 +323,15 @@ def rotations(m: Maker) -> None:
 
 
 @valid
+def ggml_grids(m: Maker) -> None:
+    """IQ2, IQ3 and IQ1: the few numbers that entries of their grids consist of, under scales d · (code + 1/2)."""
+    for name, bits, width in (("gguf.iq2_xxs", 3, 4), ("gguf.iq3_s", 4, 4), ("gguf.iq1_s", 3, 3)):
+        scales = affine(width, block(8), zeros=dense("float16"))
+        half = {"scales.zeros": np.full((3, 2), -0.5, np.float16)}
+        m.add(name, lookup(bits, "tensor", block(32), scales=scales, layout="panel"), (3, 512), arrays=half)
+
+
+@valid
 def corrections(m: Maker) -> None:
     kinds = {"lowrank": 3, "outliers": 17, "outlier_columns": 4}
     for name, number in kinds.items():

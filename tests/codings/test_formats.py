@@ -165,6 +165,50 @@ def test_gguf_blocks(kind: str) -> None:
     assert np.array_equal(found, expected.reshape(shape))
 
 
+def _iq2_xxs(b: Blocks) -> NDArray[Any]:
+    return np.ascontiguousarray(b[..., 2:]).view("<u4")[..., 1::2] >> 28
+
+
+def _iq3_s(b: Blocks) -> NDArray[Any]:
+    return np.stack([b[..., -4:] & 15, b[..., -4:] >> 4], axis=-1)
+
+
+def _iq1_s(b: Blocks) -> NDArray[Any]:
+    return np.ascontiguousarray(b[..., 34:]).view("<u2") >> 12 & 7
+
+
+# name in gguf: (bytes, bits of a scale, how those are read, entries); the scale is d · (code + 1/2)
+GRIDS: dict[str, tuple[int, int, Callable[[Blocks], NDArray[Any]], list[float]]] = {
+    "IQ2_XXS": (66, 4, _iq2_xxs, [2, 6.25, 10.75]),
+    "IQ3_S": (110, 4, _iq3_s, [2, 6, 10, 14, 18, 22, 26, 30]),
+    "IQ1_S": (50, 3, _iq1_s, [1.75, 2.25, 0.25]),
+}
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_ggml_grids_are_tables(kind: str) -> None:
+    """An entry of a grid is eight or four weights; each of them is one of a few numbers, with either sign."""
+    gguf = pytest.importorskip("gguf")
+    size, bits, read, entries = GRIDS[kind]
+    rng = np.random.default_rng(list(kind.encode()))
+    blocks = rng.integers(0, 256, (ROWS, 3, size)).astype(np.uint8)
+    blocks[..., :2] = rng.uniform(0.5, 2, (ROWS, 3, 1)).astype(np.float16).view(np.uint8)
+    expected = gguf.quants.dequantize(blocks.reshape(ROWS, -1), gguf.GGMLQuantizationType[kind])
+    table = np.float32([*entries, *(-entry for entry in entries)])
+    table = np.pad(np.sort(table), (0, 2 ** (len(table) - 1).bit_length() - len(table)), constant_values=np.inf)
+    scales = Affine(bits=bits, group=Block(columns=8), scales=F16, zeros=F16)
+    coding = Lookup(bits=len(table).bit_length() - 1, table="tensor", group=Block(columns=32), scales=scales)
+    arrays = {
+        "scales.codes": _row(read(blocks)).astype(np.uint8),
+        "scales.scales": _half(blocks, 0),
+        "scales.zeros": np.full((ROWS, 3), -0.5, np.float16),
+    }
+    each = np.repeat(codings.decode(scales, (ROWS, 24), {n[7:]: a for n, a in arrays.items()}), 32, axis=1)
+    arrays["codes"] = np.searchsorted(table, expected.reshape(each.shape) / each - 1e-3).astype(np.uint8)
+    arrays["table"] = np.where(np.isinf(table), 0, table)
+    assert np.array_equal(codings.decode(coding, (ROWS, 768), arrays), expected.reshape(ROWS, 768))
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
 def test_hqq_both_axes(axis: int, bits: int) -> None:
