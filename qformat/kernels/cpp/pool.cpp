@@ -114,12 +114,8 @@ public:
             for (auto& thread : threads_) thread.detach();
             return;
         }
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stop_ = true;
-            ticket_.fetch_add(1);
-        }
-        wake_.notify_all();
+        job_ = nullptr;
+        call();
         for (auto& thread : threads_) thread.join();
     }
 
@@ -127,35 +123,36 @@ public:
     int workers() const { return static_cast<int>(threads_.size()); }
 
     void run(Job& job) {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            job_ = &job;
-            busy_.store(workers(), std::memory_order_relaxed);
-            ticket_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
+        job_ = &job;
+        busy_.store(workers(), std::memory_order_relaxed);
+        call();
         job.work();
         while (busy_.load(std::memory_order_acquire) != 0) relax();
     }
 
 private:
+    // Workers that look find the new ticket and take no lock: they would meet this thread in it, and sleep. Whoever goes to
+    // sleep says so before the last look, so either that sees the ticket or this sees the sleeper, who waits by the time
+    // that the lock is free.
+    void call() {
+        ticket_.fetch_add(1);
+        if (asleep_.load() == 0) return;
+        std::lock_guard<std::mutex> lock(mutex_);
+        wake_.notify_all();
+    }
+
     void serve() {
-        unsigned seen = 0;
-        for (;;) {
+        for (unsigned seen = 0;; seen++) {
             const auto until = std::chrono::steady_clock::now() + kAwake;
             while (ticket_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
             if (ticket_.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return ticket_.load(std::memory_order_relaxed) != seen; });
+                asleep_.fetch_add(1);
+                wake_.wait(lock, [&] { return ticket_.load() != seen; });
+                asleep_.fetch_sub(1);
             }
-            seen = ticket_.load(std::memory_order_acquire);
-            Job* job;
-            {
-                std::lock_guard<std::mutex> lock(mutex_);
-                if (stop_) return;
-                job = job_;
-            }
-            job->work();
+            if (!job_) return;
+            job_->work();
             busy_.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -163,8 +160,8 @@ private:
     const pid_t owner_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    Job* job_ = nullptr;
-    bool stop_ = false;
+    Job* job_ = nullptr;           // of the last ticket; none: it is over
+    std::atomic<int> asleep_{0};
     alignas(kApart) std::atomic<unsigned> ticket_{0};  // what waiting threads look at
     alignas(kApart) std::atomic<int> busy_{0};         // what the caller looks at
     std::vector<std::thread> threads_;
