@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -249,6 +250,29 @@ def test_rotations_pair_every_channel_once() -> None:
 def test_hadamard_blocks_divide() -> None:
     with pytest.raises(InvalidFileError, match="divide"):
         linear.layout(_scheme(FLOAT, transforms=[{"transform": "hadamard", "block": 64}]), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"coding": _affine(scales=_affine())},
+        {"coding": {"coding": "additive", "books": 64, "bits": 16, "in_group": 16}},
+        {"coding": {"coding": "points", "lattices": ["e8p"] * 4}},
+        {"coding": {"coding": "trellis", "bits": 8, "function": "lut", "vector": 2, "table_bits": 16}},
+        {"coding": {"coding": "split", "columns": [2**26, 2**26], "parts": [FLOAT, {"coding": "affine", "bits": 3}]}},
+        {"coding": FLOAT, "transforms": [{"transform": "rotate", "rounds": 256, "dtype": "float64"}] * 16},
+        {"coding": FLOAT, "output_transforms": [{"transform": "hadamard", "block": 2**20, "base": 512}] * 16},
+    ],
+    ids=["affine", "additive", "points", "trellis", "split", "rotate", "hadamard"],
+)
+def test_what_is_promised_costs_nothing(document: dict[str, Any]) -> None:
+    """Where the roles of 2^47 weights lie is arithmetic, and the extent is measured against it before anything else."""
+    tracemalloc.start()
+    layout = linear.layout(_scheme(**document), (2**20, 2**27))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert layout.length > 2**40
+    assert most < 1 << 20
 
 
 # -- parameters --------------------------------------------------------------------------------------------------------
