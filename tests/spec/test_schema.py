@@ -54,6 +54,13 @@ def test_notes_for_the_runtime() -> None:
         {"coding": {"coding": "affine", "bits": 4, "group": {"group": "flat", "size": 0}}},
         {"coding": {"coding": "dense", "dtype": "float32"}, "transforms": [{"transform": "scale"}]},
         {"coding": {"coding": "dense", "dtype": "float32"}, "corrections": [{"correction": "lowrank"}]},
+        {"coding": {"coding": "points", "lattices": []}},
+        {"coding": {"coding": "points", "lattices": "e8p"}},
+        {"coding": {"coding": "trellis", "bits": 2}},
+        {"coding": {"coding": "trellis", "bits": 2, "function": "mcg", "vector": 3}},
+        {"coding": {"coding": "split", "columns": [4]}},
+        {"coding": {"coding": "split", "columns": [0], "parts": [{"coding": "dense", "dtype": "float32"}]}},
+        {"coding": {"coding": "dense", "dtype": "float32"}, "transforms": [{"transform": "rotate", "rounds": 2}]},
     ],
 )
 def test_documents_that_neither_takes(document: object) -> None:
