@@ -41,6 +41,7 @@ def test_promised_attributes_are_there(kind: str) -> None:
 
 def test_all_lists_are_true_and_sorted() -> None:
     assert list(qformat.__all__) == sorted(qformat.__all__)
+    assert set(qformat.__all__) <= set(dir(qformat))
     for name in qformat.__all__:
         getattr(qformat, name)
 

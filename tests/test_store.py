@@ -325,6 +325,37 @@ def test_verify_names_every_bad_tensor(sample: Path) -> None:
     assert "a.norm" in str(caught.value)
 
 
+@pytest.mark.parametrize("compression", [None, "split"])
+def test_damage_is_named_where_it_is(compression: str | None, tmp_path: Path) -> None:
+    """File, tensor, chunk and the offset where its stored bytes begin, whichever call meets it first."""
+    values, path = np.random.default_rng(0).standard_normal((3 << 10, 1 << 10)).astype(np.float32), tmp_path / "x.qf"
+    with container.create(path) as writer:
+        writer.tensor(
+            "w",
+            scheme=linear.dump(Scheme(coding=Dense(dtype="float32"))),
+            dtype="float32",
+            shape=values.shape,
+            length=values.nbytes,
+            data=[values.tobytes()],
+            compression=compression,
+            itemsize=4,
+        )
+        writer.finish({})
+    with qformat.open(path) as model:
+        index = model.container.parts[0].index
+        place = int(index.records[0]["offset"]) + int(index.chunks["stored"][0])  # the second of three chunks
+    raw = bytearray(path.read_bytes())
+    raw[place + 99] ^= 1
+    path.write_bytes(raw)
+    with qformat.open(path) as model:
+        assert np.array_equal(model["w"].decode(rows=slice(0, 4)), values[:4])
+        for use in (model["w"].decode, model["w"].arrays, lambda: model["w"].matvec(values[0])):
+            with pytest.raises(IntegrityError) as caught:
+                use()
+            found = caught.value
+            assert (found.file, found.tensor, found.field, found.offset) == (str(path), "w", "chunk 1", place)
+
+
 def test_a_changed_file_is_an_error(sample: Path) -> None:
     with qformat.open(sample) as model:
         model["z.weight"].decode()

@@ -47,22 +47,22 @@ class Part:
             base = int(r["offset"]) + before
             if not self.touched[first + low : first + high].all():
                 for chunk in range(low, high):
-                    self._check(
-                        row, first + chunk, self.source.view(base + (chunk - low) * CHUNK, int(table["stored"][chunk]))
-                    )
+                    at = base + (chunk - low) * CHUNK
+                    self._check(row, first + chunk, at, self.source.view(at, int(table["stored"][chunk])))
                 self.source.check()
             return self.source.view(base + start - low * CHUNK, stop - start)
         pieces, position = [], int(r["offset"]) + before
         for chunk in range(low, high):
             stored = self.source.pread(position, int(table["stored"][chunk]))
-            self._check(row, first + chunk, stored)
+            self._check(row, first + chunk, position, stored)
             raw = chunks.decode(int(table["codec"][chunk]), stored, min(CHUNK, length - chunk * CHUNK))
             pieces.append(raw)
             position += stored.size
         whole = np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
         return whole[start - low * CHUNK : stop - low * CHUNK]
 
-    def _check(self, row: int, chunk: int, stored: Bytes) -> None:
+    def _check(self, row: int, chunk: int, position: int, stored: Bytes) -> None:
+        """IntegrityError unless `stored`, the bytes at `position` of the file, have the chunk's hash."""
         if self.touched[chunk]:
             return
         expected = int(self.index.chunks["xxh3"][chunk])
@@ -75,6 +75,7 @@ class Part:
                 file=self.source.path,
                 tensor=self.names[row].decode(),
                 field=f"chunk {inside}",
+                offset=position,
                 expected=f"{expected:016x}",
                 found=f"{found:016x}",
             )
