@@ -319,6 +319,7 @@ def decode(
     return np.ascontiguousarray(matrix)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # some tables have infinities
 def matvec(
     scheme: Scheme, shape: Shape, arrays: Arrays, x: NDArray[Any], parameters: tuple[int, ...] = ()
 ) -> NDArray[np.float64]:
