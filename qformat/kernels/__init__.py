@@ -66,7 +66,13 @@ def active() -> str:
 
 
 def set_threads(count: int) -> None:
-    """Threads of a kernel call, in this process; 0 is one per core that the process may run on."""
+    """Threads of a kernel call, in this process; 0 is one per core that the process may run on.
+
+    Raises:
+        ValueError: fewer than 0, or more than 1024.
+    """
+    if not 0 <= count <= 1024:
+        raise ValueError(f"count is {count}, expected 0 to 1024")
     _native.set_threads(count)
 
 

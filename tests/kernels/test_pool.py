@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from qformat import kernels
+
 # One weight in panels, and its product with ones: enough rows for several pieces of work.
 PRODUCT = """
 import os
@@ -61,3 +65,26 @@ torch.set_num_threads(1)
 print(result() == expected, kernels.get_threads())
 """
     assert run(code) == ["True", "2", "True", "3", "True", "True", "True", "1"]
+
+
+def test_a_system_that_gives_no_threads() -> None:
+    """Products are the same with however few threads there are, and none is asked for again at every call."""
+    code = """
+import resource
+with open("/proc/self/statm") as sizes:
+    used = int(sizes.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))  # room for a few stacks
+kernels.set_threads(200)
+print(result() == expected)
+there = os.listdir("/proc/self/task")
+print(len(there) < 200, result() == expected, os.listdir("/proc/self/task") == there)
+"""
+    assert run(code) == ["True"] * 4
+
+
+@pytest.mark.parametrize("count", [-1, 1025, 10**6])
+def test_counts_that_make_no_sense(count: int) -> None:
+    before = kernels.get_threads()
+    with pytest.raises(ValueError, match="1024"):
+        kernels.set_threads(count)
+    assert kernels.get_threads() == before

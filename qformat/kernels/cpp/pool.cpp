@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -105,8 +106,12 @@ private:
 
 class Pool {
 public:
-    explicit Pool(int workers) : owner_(getpid()) {
-        for (int i = 0; i < workers; i++) threads_.emplace_back([this] { serve(); });
+    // A system that gives no more threads leaves a smaller pool: whoever is there does all the work.
+    explicit Pool(int workers) : asked_(workers), owner_(getpid()) {
+        try {
+            for (int i = 0; i < workers; i++) threads_.emplace_back([this] { serve(); });
+        } catch (const std::system_error&) {
+        }
     }
 
     ~Pool() {
@@ -120,11 +125,11 @@ public:
     }
 
     bool is_ours() const { return getpid() == owner_; }
-    int workers() const { return static_cast<int>(threads_.size()); }
+    int asked() const { return asked_; }
 
     void run(Job& job) {
         job_ = &job;
-        busy_.store(workers(), std::memory_order_relaxed);
+        busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
         call();
         job.work();
         while (busy_.load(std::memory_order_acquire) != 0) relax();
@@ -157,6 +162,7 @@ private:
         }
     }
 
+    const int asked_;
     const pid_t owner_;
     std::mutex mutex_;
     std::condition_variable wake_;
@@ -228,7 +234,7 @@ void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& 
     }
     const int workers = use - 1;
     if (pool && !pool->is_ours()) (void)pool.release();  // its threads and locks belong to the parent process
-    if (!pool || pool->workers() != workers) {
+    if (!pool || pool->asked() != workers) {
         pool.reset();
         pool = std::make_unique<Pool>(workers);
     }
