@@ -71,7 +71,7 @@ class Scheme(Frozen, frozen=True):
 # -- parsing -----------------------------------------------------------------------------------------------------------
 
 _KNOWN = {
-    "coding": {"dense", "affine", "lookup", "additive", "points", "trellis", "split"},
+    "coding": {"dense", "affine", "lookup", "additive", "lattice", "trellis", "split"},
     "function": {*trellis.COMPUTED, *trellis.STORED},
     "order": set(trellis.ORDERS),
     "group": {"block", "flat", "comb", "map"},

@@ -120,12 +120,12 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     yield "trellis-vector-of-3", scheme({"coding": {**quantlut, "vector": 3}})
     yield "trellis-tile-missing", scheme({"coding": {"coding": "trellis", "bits": 2, "function": "mcg"}}, (17, 16), 64)
     yield "trellis-as-scales", scheme({"coding": affine(4, scales={"coding": "trellis", "bits": 2, "function": "mcg"})})
-    e8p = {"coding": "points", "lattices": ["e8p", "e81b"]}
-    yield "points-factor-infinite", arrays(e8p, factors=put(1, np.inf))
-    yield "points-of-no-lattice", scheme({"coding": {**e8p, "lattices": []}})
-    yield "points-of-five-lattices", scheme({"coding": {**e8p, "lattices": ["e8p"] * 5}})
-    yield "points-columns-not-whole-vectors", scheme({"coding": e8p}, (4, 15))
-    yield "points-as-scales", scheme({"coding": affine(4, block(2), scales=e8p)})
+    e8p = {"coding": "lattice", "lattices": ["e8p", "e81b"]}
+    yield "lattice-factor-infinite", arrays(e8p, factors=put(1, np.inf))
+    yield "lattice-of-no-lattice", scheme({"coding": {**e8p, "lattices": []}})
+    yield "lattice-of-five-lattices", scheme({"coding": {**e8p, "lattices": ["e8p"] * 5}})
+    yield "lattice-columns-not-whole-vectors", scheme({"coding": e8p}, (4, 15))
+    yield "lattice-as-scales", scheme({"coding": affine(4, block(2), scales=e8p)})
     halves = {"coding": "split", "columns": [8, 8], "parts": [f16, f16]}
     yield "split-does-not-fill", scheme({"coding": {**halves, "columns": [8, 7]}}, length=128)
     yield "split-of-no-columns", scheme({"coding": {**halves, "columns": [16, 0]}}, length=128)
@@ -164,14 +164,14 @@ def later() -> Iterator[tuple[str, Callable[[Maker], None]]]:
     """What a later version may add: unsupported, by name."""
     f16 = dense("float16")
     documents = {
-        "coding": {"coding": {"coding": "lattice", "book": "e8p"}},
+        "coding": {"coding": {"coding": "wavelet", "levels": 3}},
         "table": {"coding": lookup(4, "nf5")},
         "layout": {"coding": affine(4, block(16), layout="panel2")},
         "group": {"coding": affine(4, {"group": "spiral", "size": 3})},
         "transform": {"coding": f16, "transforms": [{"transform": "givens"}]},
         "correction": {"coding": f16, "corrections": [{"correction": "magic"}]},
         "dtype": {"coding": dense("float4_e2m1fn")},
-        "lattice": {"coding": {"coding": "points", "lattices": ["e8p", "leech"]}},
+        "lattice": {"coding": {"coding": "lattice", "lattices": ["e8p", "leech"]}},
         "function": {"coding": {"coding": "trellis", "bits": 2, "function": "3mad"}},
         "order": {"coding": {"coding": "trellis", "bits": 2, "function": "mcg", "order": "columns"}},
     }

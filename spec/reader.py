@@ -276,7 +276,7 @@ NODES = {  # members and their defaults
         "affine": CODED | {"signed": False, "zeros": None, "offsets": None},
         "lookup": CODED | {"table": REQUIRED, "offset": None},
         "additive": CODED | BOOKS,
-        "points": {"lattices": REQUIRED},
+        "lattice": {"lattices": REQUIRED},
         "trellis": TRELLIS,
         "split": {"columns": REQUIRED, "parts": REQUIRED},
     },
@@ -460,8 +460,8 @@ def coding(c, shape, extent, depth=1, beside=None):
     need("bits" not in c or bits <= (16 if kind == "additive" else 8), "bits")
     if kind == "trellis":
         return trellis(c, shape, extent)
-    if kind == "points":
-        return points(c["lattices"], shape, extent)
+    if kind == "lattice":
+        return lattice(c["lattices"], shape, extent)
     if kind == "split":
         need(depth == 1 and 0 < len(c["parts"]) == len(c["columns"]) <= 64, "parts of a split")
         need(min(c["columns"]) > 0 and sum(c["columns"]) == shape[1], "columns of a split")
@@ -560,12 +560,12 @@ def looked_up(name, states, table, table_bits):
     return weights
 
 
-# -- codings/points.md -------------------------------------------------------------------------------------------------
+# -- codings/lattice.md ------------------------------------------------------------------------------------------------
 
 NORM_12 = "8f4f2f1feceae6e9e5e3dcdad6d9d5d3bcbab6b9b5737c7a76797537ce"
 
 
-def points(names, shape, extent):
+def lattice(names, shape, extent):
     """Sums of points of named lattices, eight weights each."""
     need(0 < len(names) <= 4 and shape[1] % 8 == 0, "lattices, or columns")
     need(set(names) <= {"e8p", "e81b"}, f"lattices {names}", UnsupportedError)
@@ -576,13 +576,13 @@ def points(names, shape, extent):
     return total.reshape(shape)
 
 
-def lattice(*sides):
+def vectors(*sides):
     """Vectors of eight with these components, in lexicographic order."""
     return np.array(list(product(sides, repeat=8)))
 
 
 def e8p(codes):
-    magnitudes = lattice(0.5, 1.5, 2.5)
+    magnitudes = vectors(0.5, 1.5, 2.5)
     longer = np.unpackbits(np.frombuffer(bytes.fromhex(NORM_12), np.uint8)).reshape(-1, 8) + 0.5
     magnitudes = np.vstack([magnitudes[(magnitudes**2).sum(axis=1) <= 10], longer])[codes >> np.uint64(8)]
     signs = codes[..., None] >> np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint64) & 1  # of the components
@@ -593,7 +593,7 @@ def e8p(codes):
 
 
 def e81b():
-    near = np.vstack([lattice(-1, 0, 1), lattice(-0.5, 0.5)])
+    near = np.vstack([vectors(-1, 0, 1), vectors(-0.5, 0.5)])
     near = near[(near.sum(axis=1) % 2 == 0) & ((near**2).sum(axis=1) <= 2)]
     return np.vstack([near, 2 * np.eye(8), -2 * np.eye(8)[:7]]).astype(np.float32)
 

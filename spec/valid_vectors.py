@@ -208,30 +208,32 @@ def trellis_formats(m: Maker) -> None:
 
 
 @valid
-def points(m: Maker) -> None:
+def lattice(m: Maker) -> None:
     """Every pattern and every sign of the lattices; sums of points; QuIP# between its rotations."""
     rng, row = np.random.default_rng(0), np.arange(256)
     codes = np.stack([row << 8 | rng.permutation(256) for _ in range(8)]).astype(np.uint16)
-    m.add("e8p", {"coding": "points", "lattices": ["e8p"]}, (8, 2048), arrays={"codes.0": codes})
-    m.add("e81b", {"coding": "points", "lattices": ["e81b"]}, (1, 2048), arrays={"codes.0": row[None].astype(np.uint8)})
+    m.add("e8p", {"coding": "lattice", "lattices": ["e8p"]}, (8, 2048), arrays={"codes.0": codes})
+    m.add(
+        "e81b", {"coding": "lattice", "lattices": ["e81b"]}, (1, 2048), arrays={"codes.0": row[None].astype(np.uint8)}
+    )
     factors = {"e8p": np.float32([1, 1 / 3.45]), "e81b": np.float32([1, 1 / 2.04])}
     scale, signs = {"transform": "scale", "dtype": "float16"}, {"transform": "hadamard", "block": 64}
     rest = {"transforms": [scale, signs], "output_transforms": [scale, {**signs, "block": 16}]}
     ones = {"transforms.1.signs": np.ones(64, np.int8), "output_transforms.1.signs": np.ones(16, np.int8)}
     m.add(
         "quip.2",
-        {"coding": "points", "lattices": ["e8p"]},
+        {"coding": "lattice", "lattices": ["e8p"]},
         (16, 64),
         arrays={**ones, "factors": factors["e8p"][:1]},
         **rest,
     )
     for bits, second in ((3, "e81b"), (4, "e8p")):
-        coding = {"coding": "points", "lattices": ["e8p", second]}
+        coding = {"coding": "lattice", "lattices": ["e8p", second]}
         m.add(f"quip.{bits}", coding, (16, 64), arrays={**ones, "factors": factors[second]}, **rest)
-    m.add("four", {"coding": "points", "lattices": ["e8p", "e81b", "e81b", "e8p"]}, (5, 24))
-    parts = [{"coding": "points", "lattices": ["e81b"]}, dense("float16")]
+    m.add("four", {"coding": "lattice", "lattices": ["e8p", "e81b", "e81b", "e8p"]}, (5, 24))
+    parts = [{"coding": "lattice", "lattices": ["e81b"]}, dense("float16")]
     m.add("part", {"coding": "split", "columns": [16, 3], "parts": parts}, (5, 19))
-    m.add("empty", {"coding": "points", "lattices": ["e8p"]}, (0, 8))
+    m.add("empty", {"coding": "lattice", "lattices": ["e8p"]}, (0, 8))
 
 
 @valid
@@ -291,7 +293,7 @@ def _paley(prime: int) -> np.ndarray[Any, Any]:
 @valid
 def hadamard_bases(m: Maker) -> None:
     """Sides that are no power of two: QuIP#'s and QTIP's Hadamard matrices of 12 · 2^n and 20 · 2^n."""
-    coding, scale = {"coding": "points", "lattices": ["e8p"]}, {"transform": "scale", "dtype": "float16"}
+    coding, scale = {"coding": "lattice", "lattices": ["e8p"]}, {"transform": "scale", "dtype": "float16"}
     sides = [{"transform": "hadamard", "block": 48, "base": 12}, {"transform": "hadamard", "block": 20, "base": 20}]
     arrays = {"transforms.1.base": _paley(11), "output_transforms.1.base": _paley(19)}
     rest = {"transforms": [scale, sides[0]], "output_transforms": [scale, sides[1]]}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings, linear, transforms
-from qformat.codings import points, tables, trellis
+from qformat.codings import lattice, tables, trellis
 from qformat.codings.grammar import (
     Additive,
     Affine,
@@ -20,9 +20,9 @@ from qformat.codings.grammar import (
     Dense,
     Flat,
     Grouping,
+    Lattice,
     Lookup,
     Map,
-    Points,
     Split,
     Trellis,
 )
@@ -196,10 +196,10 @@ def trellis_codings(draw: st.DrawFn) -> Trellis:
     )
 
 
-def points_codings() -> st.SearchStrategy[Points]:
+def lattice_codings() -> st.SearchStrategy[Lattice]:
     """Sums of points of any lattices, for matrices whose columns are whole vectors."""
-    lattices = st.lists(st.sampled_from([*points.TABLE]), min_size=1, max_size=3)
-    return lattices.map(lambda names: Points(lattices=tuple(names)))
+    lattices = st.lists(st.sampled_from([*lattice.TABLE]), min_size=1, max_size=3)
+    return lattices.map(lambda names: Lattice(lattices=tuple(names)))
 
 
 @st.composite
@@ -215,7 +215,7 @@ def splits(draw: st.DrawFn, shape: tuple[int, int]) -> Split:
 @st.composite
 def coded(draw: st.DrawFn) -> Coded:
     """Any coding with a shape and arrays."""
-    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "points", "trellis", "split"]))
+    kind = draw(st.sampled_from(["plain", "plain", "panel", "dense", "additive", "lattice", "trellis", "split"]))
     shape = draw(any_shapes())
     if kind == "plain":
         coding = draw(plain_codings(shape))
@@ -225,8 +225,8 @@ def coded(draw: st.DrawFn) -> Coded:
         coding = Dense(dtype=draw(st.sampled_from([name for name in DTYPES if name != "complex64"])))
     elif kind == "trellis":
         coding = draw(trellis_codings())
-    elif kind == "points":
-        shape, coding = (shape[0], shape[1] // 8 * 8), draw(points_codings())
+    elif kind == "lattice":
+        shape, coding = (shape[0], shape[1] // 8 * 8), draw(lattice_codings())
     elif kind == "split":
         shape = (shape[0], max(shape[1], 1))
         coding = draw(splits(shape))

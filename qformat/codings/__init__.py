@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.codings import additive, affine, dense, extents, groups, lookup, points, split, trellis
-from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup, Points, Split, Trellis
+from qformat.codings import additive, affine, dense, extents, groups, lattice, lookup, split, trellis
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lattice, Lookup, Split, Trellis
 from qformat.codings.groups import Span
 from qformat.codings.panel import Panels
 from qformat.codings.parts import Arrays, Buffer, Extent, Role, Window, whole, within
@@ -24,12 +24,12 @@ from qformat.codings.protocol import Child, Module
 from qformat.errors import InvalidFileError
 
 TABLE: dict[type, Module] = {
-    Dense: dense, Affine: affine, Lookup: lookup, Additive: additive, Points: points, Trellis: trellis, Split: split,
+    Dense: dense, Affine: affine, Lookup: lookup, Additive: additive, Lattice: lattice, Trellis: trellis, Split: split,
 }  # fmt: skip
 
 # What the numbers of groups may be coded as, and what runs of columns may.
 _NUMBERS = Dense | Affine | Lookup
-_PARTS = _NUMBERS | Additive | Points | Trellis
+_PARTS = _NUMBERS | Additive | Lattice | Trellis
 
 DEPTH = 4
 

@@ -117,7 +117,7 @@ class Trellis(Frozen, frozen=True, tag="trellis", tag_field="coding"):
     table: Dense = Dense(dtype="float16")
 
 
-class Points(Frozen, frozen=True, tag="points", tag_field="coding"):
+class Lattice(Frozen, frozen=True, tag="lattice", tag_field="coding"):
     """`Σ_m factor_m · point_m[code_m]`: eight weights are a point of each named lattice (QuIP#, arXiv 2402.04396 §4).
 
     Roles: `factors` (lattices,), `codes.m` (N, K/8).
@@ -136,4 +136,4 @@ class Split(Frozen, frozen=True, tag="split", tag_field="coding"):
     parts: tuple[Coding, ...]
 
 
-Coding = Dense | Affine | Lookup | Additive | Points | Trellis | Split
+Coding = Dense | Affine | Lookup | Additive | Lattice | Trellis | Split

@@ -50,7 +50,7 @@ def _label(scheme: Mapping[str, Any], coding: Mapping[str, Any], name: str, bits
     parts = [name]
     if coding.get("coding") == "split":
         parts.append(_widths(coding.get("parts")))
-    elif coding.get("coding") == "points":
+    elif coding.get("coding") == "lattice":
         lattices = coding.get("lattices")
         parts.append("+".join(map(str, lattices)) if isinstance(lattices, list | tuple) else "?")
     elif coding.get("coding") == "additive":

@@ -78,7 +78,7 @@ def test_a_group_may_be_larger_than_the_row_but_a_comb_must_divide() -> None:
 @pytest.mark.parametrize(
     ("name", "document"),
     [
-        ("coding", {"coding": {"coding": "lattice"}}),
+        ("coding", {"coding": {"coding": "wavelet"}}),
         ("coding", {"coding": _affine(scales={"coding": "quaternion"})}),
         ("function", {"coding": {"coding": "trellis", "bits": 2, "function": "3mad"}}),
         ("order", {"coding": {"coding": "trellis", "bits": 2, "function": "mcg", "order": "columns"}}),
@@ -150,11 +150,11 @@ def test_codebooks_out_of_range(books: dict[str, int]) -> None:
 @pytest.mark.parametrize("lattices", [[], ["e8p"] * 5, "e8p", None, [3], [["e8p"]]])
 def test_points_out_of_range(lattices: object) -> None:
     with pytest.raises(InvalidFileError):
-        _scheme({"coding": "points", "lattices": lattices})
+        _scheme({"coding": "lattice", "lattices": lattices})
 
 
 def test_points_are_whole_vectors_with_finite_factors() -> None:
-    scheme = _scheme({"coding": "points", "lattices": ["e8p", "e81b"]})
+    scheme = _scheme({"coding": "lattice", "lattices": ["e8p", "e81b"]})
     assert linear.layout(scheme, SHAPE).length == 64 + 64 + 24
     with pytest.raises(InvalidFileError, match="vectors"):
         linear.layout(scheme, (6, 31))
@@ -163,7 +163,7 @@ def test_points_are_whole_vectors_with_finite_factors() -> None:
 
 def test_lattices_of_a_later_version_are_unsupported_by_name() -> None:
     with pytest.raises(UnsupportedError, match="leech") as caught:
-        _scheme({"coding": "points", "lattices": ["e8p", "leech"]})
+        _scheme({"coding": "lattice", "lattices": ["e8p", "leech"]})
     assert caught.value.field == "coding.lattices.1"
 
 
@@ -257,13 +257,13 @@ def test_hadamard_blocks_divide() -> None:
     [
         {"coding": _affine(scales=_affine())},
         {"coding": {"coding": "additive", "books": 64, "bits": 16, "in_group": 16}},
-        {"coding": {"coding": "points", "lattices": ["e8p"] * 4}},
+        {"coding": {"coding": "lattice", "lattices": ["e8p"] * 4}},
         {"coding": {"coding": "trellis", "bits": 8, "function": "lut", "vector": 2, "table_bits": 16}},
         {"coding": {"coding": "split", "columns": [2**26, 2**26], "parts": [FLOAT, {"coding": "affine", "bits": 3}]}},
         {"coding": FLOAT, "transforms": [{"transform": "rotate", "rounds": 256, "dtype": "float64"}] * 16},
         {"coding": FLOAT, "output_transforms": [{"transform": "hadamard", "block": 2**20, "base": 512}] * 16},
     ],
-    ids=["affine", "additive", "points", "trellis", "split", "rotate", "hadamard"],
+    ids=["affine", "additive", "lattice", "trellis", "split", "rotate", "hadamard"],
 )
 def test_what_is_promised_costs_nothing(document: dict[str, Any]) -> None:
     """Where the roles of 2^47 weights lie is arithmetic, and the extent is measured against it before anything else."""

@@ -88,7 +88,7 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
         ("trellis-formats", "qtip"),
         ("trellis", "order.exl3"),
         ("split", "exl2"),
-        ("points", "quip.3"),
+        ("lattice", "quip.3"),
         ("rotations", "paroquant"),
     ],
 )

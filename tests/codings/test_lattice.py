@@ -1,4 +1,4 @@
-"""`points` against a slow port of what QuIP# publishes: its packed table, its 64-bit words, one weight at a time."""
+"""`lattice` against a slow port of what QuIP# publishes: its packed table, its 64-bit words, one weight at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from qformat import codings, linear
-from qformat.codings import points
-from qformat.codings.grammar import Points
+from qformat.codings import lattice
+from qformat.codings.grammar import Lattice
 from qformat.codings.parts import Window
 
 # The vectors of norm 12, doubled, as they are listed there.
@@ -55,7 +55,7 @@ def e8p() -> NDArray[np.float32]:
 
 
 def test_e8p_is_the_published_table(e8p: NDArray[np.float32]) -> None:
-    assert np.array_equal(points.values("e8p"), e8p)
+    assert np.array_equal(lattice.values("e8p"), e8p)
     assert len(np.unique(e8p, axis=0)) == 2**16
     shifted = 2 * (e8p.astype(np.float64) - 0.25)  # E8, doubled: all even or all odd, the sum a multiple of four
     assert np.array_equal(shifted % 2, np.repeat(shifted[:, :1] % 2, 8, axis=1))
@@ -65,7 +65,7 @@ def test_e8p_is_the_published_table(e8p: NDArray[np.float32]) -> None:
 def test_e81b_is_the_published_table() -> None:
     every = [vector for sides in (range(-8, 8, 2), range(-7, 9, 2)) for vector in _near(sides)]
     axes = [[4 * (i == j) * sign for j in range(8)] for sign in (1, -1) for i in range(8)]
-    assert np.array_equal(2 * points.values("e81b"), np.array([*every, *axes[:-1]]))
+    assert np.array_equal(2 * lattice.values("e81b"), np.array([*every, *axes[:-1]]))
 
 
 def _near(sides: range) -> list[tuple[int, ...]]:
@@ -76,7 +76,7 @@ def _near(sides: range) -> list[tuple[int, ...]]:
 
 def test_the_hashes_of_the_specification() -> None:
     for name, times, digest in (("e8p", 4, "ea3883a85a627590"), ("e81b", 2, "37ce1a66345c1bbc")):
-        assert hashlib.sha256((points.values(name) * times).astype(np.int8).tobytes()).hexdigest().startswith(digest)
+        assert hashlib.sha256((lattice.values(name) * times).astype(np.int8).tobytes()).hexdigest().startswith(digest)
 
 
 def _codes_of(words: NDArray[np.uint64], rows: int, across: int) -> NDArray[np.uint16]:
@@ -103,13 +103,13 @@ def test_quip(bits: int, e8p: NDArray[np.float32]) -> None:
         )
         arrays["codes.1"] = residual.astype(np.uint8)
         lattices, factors = ["e8p", "e81b"], [1.0, 1 / 2.04]
-        expected += points.values("e81b")[residual].astype(np.float64) / 2.04
+        expected += lattice.values("e81b")[residual].astype(np.float64) / 2.04
     if bits == 4:
         arrays["codes.1"] = _codes_of(_words(rng, rows * across // 4), rows, across)
         lattices, factors = ["e8p", "e8p"], [1.0, 1 / 3.45]
         expected += e8p[arrays["codes.1"]].astype(np.float64) / 3.45
     arrays["factors"] = np.float32(factors)
-    found = codings.decode(Points(lattices=tuple(lattices)), (rows, 8 * across), arrays)
+    found = codings.decode(Lattice(lattices=tuple(lattices)), (rows, 8 * across), arrays)
     assert np.abs(found - expected.reshape(found.shape)).max() <= (2.0**-22 if bits > 2 else 0)
 
 
@@ -119,14 +119,14 @@ def _words(rng: np.random.Generator, count: int) -> NDArray[np.uint64]:
 
 def test_factors_multiply_and_points_are_added_in_their_order() -> None:
     """In float32, each step rounded."""
-    rng, coding = np.random.default_rng(0), Points(lattices=("e81b", "e8p", "e8p"))
+    rng, coding = np.random.default_rng(0), Lattice(lattices=("e81b", "e8p", "e8p"))
     arrays: dict[str, NDArray[Any]] = {"factors": rng.standard_normal(3).astype(np.float32)}
     for number, most in enumerate((2**8, 2**16, 2**16)):
         arrays[f"codes.{number}"] = rng.integers(0, most, (3, 4)).astype(np.uint8 if most == 2**8 else np.uint16)
     expected = np.zeros((3, 32), np.float32)
     for row, column in np.ndindex(3, 32):
         for number, name in enumerate(coding.lattices):
-            point = points.values(name)[arrays[f"codes.{number}"][row, column // 8]]
+            point = lattice.values(name)[arrays[f"codes.{number}"][row, column // 8]]
             expected[row, column] += arrays["factors"][number] * point[column % 8]
     assert np.array_equal(codings.decode(coding, (3, 32), arrays), expected)
     assert np.array_equal(codings.decode(coding, (3, 32), arrays, Window(1, 3, 5, 19)), expected[1:3, 5:19])
@@ -137,7 +137,7 @@ def test_a_rotated_matrix() -> None:
     rng = np.random.default_rng(1)
     scale = {"transform": "scale", "dtype": "float16"}
     sides = [[scale, {"transform": "hadamard", "block": block}] for block in (64, 16)]
-    coding = {"coding": "points", "lattices": ["e8p"]}
+    coding = {"coding": "lattice", "lattices": ["e8p"]}
     scheme = linear.parse({"coding": coding, "transforms": sides[0], "output_transforms": sides[1]})
     su, sv = (rng.standard_normal(size).astype(np.float16) for size in (64, 16))
     arrays = {
@@ -151,6 +151,6 @@ def test_a_rotated_matrix() -> None:
     h = np.ones((1, 1))
     while len(h) < 64:
         h = np.block([[h, h], [h, -h]])
-    inner = points.values("e8p")[arrays["codes.0"]].reshape(16, 64).astype(np.float64)
+    inner = lattice.values("e8p")[arrays["codes.0"]].reshape(16, 64).astype(np.float64)
     expected = sv[:, None] * (h[:16, :16] / 4 @ inner @ h / 8) * su
     assert np.allclose(linear.decode(scheme, (16, 64), arrays), expected, atol=1e-4)

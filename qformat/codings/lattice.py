@@ -1,4 +1,4 @@
-"""`points`: eight weights are a point of a fixed lattice, or the sum of points of several (QuIP#, arXiv 2402.04396 §4).
+"""`lattice`: eight weights are a point of a fixed lattice, or the sum of points of several (QuIP#, arXiv 2402.04396).
 
     vector(o, i) = Σ_m factor_m · point_m[code_m(o, i)]
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat.codings.bits import code_dtype
-from qformat.codings.grammar import Points
+from qformat.codings.grammar import Lattice
 from qformat.codings.parts import Arrays, Role, Window, cut, whole
 from qformat.codings.protocol import Child, Spread
 from qformat.errors import InvalidFileError, UnsupportedError
@@ -56,14 +56,14 @@ def _e81b() -> NDArray[np.float64]:
     return np.concatenate([near, 2 * np.eye(WIDTH), -2 * np.eye(WIDTH)[:7]])
 
 
-class Lattice(NamedTuple):
+class Points(NamedTuple):
     """Points of a lattice by name: 2^bits vectors of WIDTH numbers, made on demand."""
 
     bits: int
     make: Callable[[], NDArray[np.float64]]
 
 
-TABLE = {"e8p": Lattice(16, _e8p), "e81b": Lattice(8, _e81b)}
+TABLE = {"e8p": Points(16, _e8p), "e81b": Points(8, _e81b)}
 
 
 @cache
@@ -77,7 +77,7 @@ def values(name: str) -> NDArray[np.float32]:
 # -- the coding --------------------------------------------------------------------------------------------------------
 
 
-def validate(coding: Points, field: str) -> None:
+def validate(coding: Lattice, field: str) -> None:
     """1–4 lattices that this version knows."""
     if not 1 <= len(coding.lattices) <= LATTICES:
         where, found = f"{field}.lattices", len(coding.lattices)
@@ -88,11 +88,11 @@ def validate(coding: Points, field: str) -> None:
             raise UnsupportedError("unknown lattice", field=where, expected=", ".join(TABLE), found=name)
 
 
-def children(coding: Points, shape: Shape) -> dict[str, Child]:
+def children(coding: Lattice, shape: Shape) -> dict[str, Child]:
     return {}
 
 
-def roles(coding: Points, shape: Shape) -> dict[str, Role]:
+def roles(coding: Lattice, shape: Shape) -> dict[str, Role]:
     rows, columns = shape
     if columns % WIDTH:
         raise InvalidFileError("vectors do not fill the rows", field="lattices", expected=f"{WIDTH} · n", found=columns)
@@ -103,7 +103,7 @@ def roles(coding: Points, shape: Shape) -> dict[str, Role]:
     return found
 
 
-def decode(coding: Points, shape: Shape, arrays: Arrays, window: Window, spread: Spread) -> NDArray[np.float32]:
+def decode(coding: Lattice, shape: Shape, arrays: Arrays, window: Window, spread: Spread) -> NDArray[np.float32]:
     """`Σ_m factor_m · point_m[code_m]` of a rectangle."""
     left = window.left // WIDTH
     vectors = Window(window.top, window.bottom, left, -(-window.right // WIDTH))
@@ -114,7 +114,7 @@ def decode(coding: Points, shape: Shape, arrays: Arrays, window: Window, spread:
     return weight[:, window.left - left * WIDTH : window.right - left * WIDTH]
 
 
-def check(coding: Points, shape: Shape, arrays: Arrays) -> None:
+def check(coding: Lattice, shape: Shape, arrays: Arrays) -> None:
     """Factors are finite."""
     if not np.isfinite(whole(arrays["factors"])).all():
         raise InvalidFileError("factors are not finite", field="factors")
