@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Bottom to top; a module imports from its own row and the rows above it here. container and codings share a row but do
 # not know each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "text", "dtypes", "remote"),
+    ("errors", "text", "dtypes", "remote", "config_json"),
     ("container", "codings"),
     ("linear", "transforms", "corrections", "sparse", "selection", "residency"),
     ("kernels",),

@@ -10,13 +10,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "qformat"
 
@@ -35,7 +35,7 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     **more: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What transformers' attention functions take and give.
 
     Args:
@@ -57,18 +57,24 @@ def attention(
     ):
         batch, heads, _, width = query.shape
         rows = query.reshape(batch, groups, heads // groups, width)
-        mask = (
-            attention_mask.float()
-            if attention_mask is not None and attention_mask.is_floating_point()
-            else attention_mask
-        )
+        mask = attention_mask
+        if mask is not None and mask.is_floating_point():
+            mask = mask.float()
         y = scaled_dot_product_attention(rows.float(), key.float(), value.float(), attn_mask=mask, scale=scaling)
         return y.to(query.dtype).reshape(batch, 1, heads, value.shape[-1]), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    y, weights = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+    )
+    return y, weights
 
 
 def install(model: PreTrainedModel) -> None:
     """Let a model that uses `sdpa` use this instead, unless its code asks for the name of its attention."""
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+    from transformers.masking_utils import sdpa_mask
+
     if any(_asks(type(part)) for part in model.modules() if isinstance(part, PreTrainedModel)):
         return
     AttentionInterface.register(NAME, attention)

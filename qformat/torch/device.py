@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qformat import linear
+from qformat.codings.grammar import Additive, Affine, Lookup
 from qformat.kernels.around import Around
 from qformat.member import Member
 from qformat.tensor import Tensor
@@ -35,7 +36,9 @@ def on_device(tensor: Tensor, device: torch.device) -> OnDevice | None:
         QFormatError: the file is damaged.
     """
     scheme, shape = tensor.scheme, tensor.matrix_shape
-    if isinstance(tensor, Member) or find_spec("triton") is None:
+    if isinstance(tensor, Member) or not isinstance(scheme.coding, Affine | Lookup | Additive):
+        return None
+    if find_spec("triton") is None:
         return None
     from qformat.kernels import triton
 

@@ -17,6 +17,7 @@ from qformat import config_json, store
 from qformat.errors import UnsupportedError
 from qformat.residency import Residency
 from qformat.store import Model
+from qformat.torch import attention
 from qformat.torch.arrays import torch_dtype
 from qformat.torch.experts import Pieces
 from qformat.torch.linear import Mode
@@ -85,9 +86,7 @@ def load_model(
 
         model.generation_config = GenerationConfig.from_dict(_json(file, "generation_config.json"))
     if "attn_implementation" not in config:
-        from qformat.torch.attention import install
-
-        install(model)
+        attention.install(model)
     return model.eval()
 
 
