@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -23,6 +24,14 @@ def test_schemes_survive_json(case: Linear) -> None:
     document = linear.dump(case.scheme)
     assert linear.parse(json.loads(json.dumps(document))) == case.scheme
     assert linear.dump(linear.parse(document)) == document
+
+
+@given(linears())
+def test_a_pickled_scheme_has_the_same_json(case: Linear) -> None:
+    """What is a default is told by identity, which a pickle alone does not keep."""
+    again = pickle.loads(pickle.dumps(case.scheme))
+    assert again == case.scheme
+    assert linear.dump(again) == linear.dump(case.scheme)
 
 
 @given(linears())

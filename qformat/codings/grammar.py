@@ -6,7 +6,7 @@ scales, zeros and offsets of one are themselves arrays with a coding, down to `d
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,11 @@ Layout = Literal["plain", "panel"]
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Base of all grammar nodes: immutable, strict, hashable."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # defaults are told by identity when a node becomes JSON: what comes out of a pickle must have the same objects,
+        # or a scheme that another process made would be written with more words
+        return msgspec.convert, (msgspec.to_builtins(self), type(self))
 
 
 # -- groupings: which weights share one scale ------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -64,6 +66,16 @@ def test_bytes_depend_on_nothing_but_source_and_recipe(tmp_path: Path, monkeypat
     text = next(iter(made))
     for secret in (str(tmp_path), str(root.parent), "workers"):
         assert secret.encode() not in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_processes_make_the_same_bytes(method: str, tmp_path: Path) -> None:
+    """What comes back from another process is equal to what a thread gives, and no more than equal."""
+    root = directory(tmp_path / "m", llama(1))
+    qformat.convert(root, tmp_path / "threads.qf", method=method)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        qformat.convert(root, tmp_path / "processes.qf", method=method, executor=pool)
+    assert (tmp_path / "processes.qf").read_bytes() == (tmp_path / "threads.qf").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["rtn", "ls", "hqq", "nf4"])
