@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -239,3 +241,21 @@ def test_extents(name: str, weight: np.ndarray) -> None:
     coded = quantize(name, np.clip(weight, -3e4, 3e4))
     expected = linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters)
     on_every_build(expected, lambda: packing.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters))
+
+
+def test_a_system_that_gives_no_threads() -> None:
+    """The parts that a thread was meant for are done by the one that asks."""
+    code = """
+import resource
+import numpy as np
+from qformat.converters.methods import native, quantize
+weight = np.random.default_rng(0).standard_normal((4096, 64)).astype(np.float32)
+native.set_threads(1)
+alone = quantize("ls", weight, bits=4).arrays["codes"].tobytes()
+with open("/proc/self/statm") as sizes:
+    used = int(sizes.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))  # room for a few stacks
+native.set_threads(200)
+print(quantize("ls", weight, bits=4).arrays["codes"].tobytes() == alone)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "True\n"

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -60,7 +61,13 @@ void split(size_t count, size_t unit, int threads, const Run& run) {
     };
     std::vector<std::thread> others;
     others.reserve(parts - 1);
-    for (size_t index = 1; index < parts; ++index) others.emplace_back(part, index);
+    for (size_t index = 1; index < parts; ++index) {
+        try {
+            others.emplace_back(part, index);
+        } catch (const std::system_error&) {  // the system gives no more threads
+            part(index);
+        }
+    }
     part(0);
     for (std::thread& other : others) other.join();
 }
