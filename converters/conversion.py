@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +79,10 @@ class Conversion:
                 self._write(output, executor)
             attachments, metadata = self._final(output)
             output.publish(attachments, metadata)
+        except BrokenExecutor as error:
+            raise InterruptedRunError(
+                "a worker died; the same command goes on from here", file=str(self.out)
+            ) from error
         finally:
             output.close()
         with container.open(self.out) as made:

@@ -69,7 +69,7 @@ def convert(
     Raises:
         SourceError, RecipeError, OutputError: see `qformat.errors`.
         CoverageError: a rule matches nothing that it could change; nothing was written.
-        InterruptedRunError: SIGINT or SIGTERM came; the same call resumes.
+        InterruptedRunError: SIGINT or SIGTERM came, or a process of `executor` died; the same call resumes.
     """
     if nonfinite not in NONFINITE:
         raise RecipeError("unknown policy", field="nonfinite", expected=", ".join(NONFINITE), found=nonfinite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,24 @@ def test_a_torn_journal_keeps_its_whole_records(tmp_path: Path) -> None:
 def test_the_slab_size_is_fixed() -> None:
     """Results may depend on it, so it is part of what a version means."""
     assert planning.SLAB_WEIGHTS == 2**21
+
+
+def test_a_worker_that_dies_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "SLAB_WEIGHTS", 4096)
+    root = directory(tmp_path / "m", llama(2))
+    qformat.convert(root, tmp_path / "whole.qf", method="rtn")
+    expected = (tmp_path / "whole.qf").read_bytes()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        worker = pool.submit(os.getpid).result()
+        with pytest.raises(InterruptedRunError, match="worker died"):
+            qformat.convert(
+                root,
+                tmp_path / "x.qf",
+                method="rtn",
+                executor=pool,
+                progress=lambda done, name: os.kill(worker, signal.SIGKILL) if "layers.1" in name else None,
+            )
+    assert not (tmp_path / "x.qf").exists()
+    qformat.convert(root, tmp_path / "x.qf", method="rtn")
+    assert listing(tmp_path) == {"whole.qf": expected, "x.qf": expected}
