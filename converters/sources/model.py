@@ -39,6 +39,10 @@ class FileId:
             raise SourceError("not a regular file", file=str(path))
         return cls(str(path), name or path.name, found.st_size, found.st_mtime_ns, found.st_ino)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the process that gets it may work in another directory
+        return FileId, (os.path.abspath(self.path), self.name, self.size, self.mtime_ns, self.inode)
+
     def matches(self, found: os.stat_result) -> bool:
         return (found.st_size, found.st_mtime_ns, found.st_ino) == (self.size, self.mtime_ns, self.inode)
 
@@ -131,8 +135,8 @@ def _read_into(tensor: SourceTensor, offset: int, target: memoryview) -> None:
 class _Descriptor:
     """An open file that closes when the cache lets go of it."""
 
-    def __init__(self, file: FileId) -> None:
-        self.number = open_regular(Path(file.path))
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def __del__(self) -> None:
         os.close(self.number)
@@ -141,7 +145,7 @@ class _Descriptor:
 @lru_cache(maxsize=16)
 def _open(file: FileId, process: int) -> _Descriptor:
     del process  # part of the key: a forked child opens its own
-    return _Descriptor(file)
+    return _Descriptor(open_regular(Path(file.path)))
 
 
 def close_files() -> None:

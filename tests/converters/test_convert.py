@@ -69,12 +69,14 @@ def test_bytes_depend_on_nothing_but_source_and_recipe(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_processes_make_the_same_bytes(method: str, tmp_path: Path) -> None:
-    """What comes back from another process is equal to what a thread gives, and no more than equal."""
-    root = directory(tmp_path / "m", llama(1))
-    qformat.convert(root, tmp_path / "threads.qf", method=method)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        qformat.convert(root, tmp_path / "processes.qf", method=method, executor=pool)
+def test_processes_make_the_same_bytes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back from another process, at work in another directory, is what a thread gives."""
+    directory(tmp_path / "m", llama(1))
+    monkeypatch.chdir(tmp_path)
+    qformat.convert("m", "threads.qf", method=method)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=os.chdir, initargs=("/",)) as pool:
+        qformat.convert("m", "processes.qf", method=method, executor=pool)
     assert (tmp_path / "processes.qf").read_bytes() == (tmp_path / "threads.qf").read_bytes()
 
 
