@@ -115,11 +115,16 @@ def make_recipe(recipe: str | Path | Mapping[str, Any] | Recipe | None = None, *
     """
     if isinstance(recipe, Recipe):
         return recipe
-    written: dict[str, Any] = {}
-    if isinstance(recipe, Mapping):
-        written = dict(recipe)
-    elif recipe is not None:
-        written = _read_yaml(Path(recipe))
+    if recipe is None or isinstance(recipe, Mapping):
+        return _normalised(dict(recipe or {}), flags)
+    try:
+        return _normalised(_read_yaml(Path(recipe)), flags)
+    except RecipeError as error:
+        error.file = str(recipe)
+        raise
+
+
+def _normalised(written: dict[str, Any], flags: Mapping[str, Any]) -> Recipe:
     rules = written.pop("rules", None) or []
     if not isinstance(rules, Sequence) or isinstance(rules, str):
         raise RecipeError("must be a list", field="rules", found=type(rules).__name__)
@@ -136,6 +141,17 @@ def make_recipe(recipe: str | Path | Mapping[str, Any] | Recipe | None = None, *
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # only recipes in files pay for the import
 
+    class Loader(yaml.SafeLoader):
+        """YAML whose keys are said once: of two, the one that is not read is a mistake."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key in keys:
+                if keys.count(key) > 1:
+                    line = node.start_mark.line + 1
+                    raise RecipeError(f"a key is there twice in the mapping of line {line}", file=str(path), found=key)
+            return super().construct_mapping(node, deep)
+
     try:
         with open(path, "rb") as stream:
             raw = stream.read(MAX_RECIPE + 1)
@@ -144,7 +160,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_RECIPE:
         raise RecipeError("recipe too large", file=str(path), expected=f"≤ {MAX_RECIPE} bytes")
     try:
-        found = yaml.safe_load(raw)
+        found = yaml.load(raw, Loader)
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise RecipeError(f"not YAML: {error}", file=str(path)) from error
     if not isinstance(found, dict):

@@ -119,11 +119,31 @@ def test_equal_recipes_are_equal(tmp_path: Path) -> None:
     assert make_recipe(tmp_path / "r.yaml", bits=5).normalised()["bits"] == 5
 
 
-@pytest.mark.parametrize("text", ["- 1", "a: [", "a: !!python/object/apply:os.system [ls]", "\x00", "&a [*a]"])
+@pytest.mark.parametrize("text", ["- 1", "a: [", "a: !!python/object/apply:os.system [ls]", "\x00", "&a [*a]",
+                                  "rules: x", "rules: [{bits: 3}]"])  # fmt: skip
 def test_hostile_recipe_files(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError) as caught:
         make_recipe(tmp_path / "r.yaml")
+    assert caught.value.file == str(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["bits: 3\nbits: 4", "rules:\n- match: a\n  bits: 3\n  bits: 4", '{bits: 3, "bits": 3}']
+)
+def test_keys_that_are_said_twice(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="twice") as caught:
+        make_recipe(tmp_path / "r.yaml")
+    assert caught.value.found == "bits"
+
+
+def test_a_recipe_may_merge_mappings(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("rules:\n- &one {match: a, bits: 3}\n- {<<: *one, match: b}\n")
+    assert [(rule.match, rule.options) for rule in make_recipe(tmp_path / "r.yaml").rules] == [
+        ("a", {"bits": 3}),
+        ("b", {"bits": 3}),
+    ]
 
 
 def test_a_plan_reads_only_headers(tmp_path: Path) -> None:
