@@ -280,7 +280,7 @@ def test_faults_name_file_tensor_and_field(tmp_path: Path) -> None:
     good = linear.dump(Scheme(coding=Dense(dtype="float32")))
     with container.create(path) as writer:
         writer.tensor(
-            "later", scheme={"coding": {"coding": "lattice"}}, dtype="float32", shape=(4,), length=16, data=[bytes(16)]
+            "later", scheme={"coding": {"coding": "later"}}, dtype="float32", shape=(4,), length=16, data=[bytes(16)]
         )
         writer.tensor("short", scheme=good, dtype="float32", shape=(5,), length=16, data=[bytes(16)])
         writer.tensor(
