@@ -34,18 +34,22 @@ QF_INLINE void dot_plane(const uint8_t* p, const int8_t* x, int columns, int shi
     }
 }
 
-// The codes of input `i` of a unit of 32 inputs in eight rows: `p[plane]` is where the unit's columns start.
-template <int BITS>
+// The codes of input `i` of a unit of 32 inputs in eight rows: `p[plane]` is where the unit's columns start. For tables of 16
+// entries what lies above a code of one plane may stay.
+template <int BITS, bool MASKED>
 QF_INLINE __m256i half_codes(const uint8_t* const* p, int i, int half) {
+    const auto field = [&](int plane) {
+        const int w = Planes<BITS>::width[plane], per_column = 32 / w, inside = i % per_column;
+        return _mm256_srli_epi32(load_half_codes(p[plane] + 64 * (i / per_column), half), 8 * (inside % 4) + w * (inside / 4));
+    };
+    if constexpr (!MASKED && Planes<BITS>::count == 1) return field(0);
     __m256i codes = _mm256_setzero_si256();
     int at = 0;
 #pragma GCC unroll 3
     for (int plane = 0; plane < Planes<BITS>::count; plane++) {
-        const int w = Planes<BITS>::width[plane], per_column = 32 / w;
-        const int inside = i % per_column, shift = 8 * (inside % 4) + w * (inside / 4);
-        const __m256i field = _mm256_srli_epi32(load_half_codes(p[plane] + 64 * (i / per_column), half), shift);
-        codes = _mm256_or_si256(codes, _mm256_slli_epi32(_mm256_and_si256(field, _mm256_set1_epi32((1 << w) - 1)), at));
-        at += w;
+        const __m256i mask = _mm256_set1_epi32((1 << Planes<BITS>::width[plane]) - 1);
+        codes = _mm256_or_si256(codes, _mm256_slli_epi32(_mm256_and_si256(field(plane), mask), at));
+        at += Planes<BITS>::width[plane];
     }
     return codes;
 }
@@ -56,21 +60,26 @@ QF_INLINE void float_half(const Panels& m, const Header& h, const F32& small, co
                           int half, F32* sum) {
     const __m256 scale = part_f(h.scale, half), shift = part_f(h.shift, half), bias = _mm256_set1_ps(m.bias);
     const __m256 low = part_f(small, 0), high = part_f(small, 1);
-    __m256 acc[B];
-#pragma GCC unroll 8
-    for (int b = 0; b < B; b++) acc[b] = part_f(sum[b], half);
+    constexpr int chains = FULL ? kChains<BITS, B> : 1;
+    __m256 acc[chains * B] = {};
 #pragma GCC unroll 32
     for (int i = 0; i < (FULL ? 32 : inputs); i++) {
-        const __m256i codes = half_codes<BITS>(planes, i, half);
+        const __m256i codes = half_codes<BITS, !TABLE || (BITS > 4)>(planes, i, half);
         __m256 w = !TABLE      ? _mm256_sub_ps(_mm256_cvtepi32_ps(codes), bias)
                    : BITS <= 4 ? lut16_half(low, high, codes)
                                : _mm256_i32gather_ps(m.table, codes, 4);
         if (!TABLE) w = m.offsets ? _mm256_add_ps(_mm256_mul_ps(scale, w), shift) : _mm256_sub_ps(w, shift);
 #pragma GCC unroll 8
-        for (int b = 0; b < B; b++) acc[b] = _mm256_fmadd_ps(w, _mm256_set1_ps(values[kRun * b + i]), acc[b]);
+        for (int b = 0; b < B; b++) {
+            __m256& part = acc[i % chains * B + b];
+            part = _mm256_fmadd_ps(w, _mm256_set1_ps(values[kRun * b + i]), part);
+        }
     }
 #pragma GCC unroll 8
-    for (int b = 0; b < B; b++) __builtin_memcpy((char*)(sum + b) + 32 * half, &acc[b], 32);
+    for (int i = 0; i < chains * B; i++) {
+        __m256* to = (__m256*)(sum + i % B) + half;
+        *to = _mm256_add_ps(*to, acc[i]);
+    }
 }
 
 template <int BITS, bool TABLE, int B>

@@ -53,6 +53,9 @@ static inline Header read_header(const Panels& m, const uint8_t* p, size_t at) {
     return h;
 }
 
+// Chains of additions for each row of a batch, where weights are floats: one alone waits four cycles for each addition.
+template <int BITS, int B> constexpr int kChains = B > 1 || !kSeveralChains ? 1 : BITS <= 4 ? 4 : 2;
+
 #ifdef QF_HALVES
 #include QF_HALVES
 #endif
@@ -206,18 +209,21 @@ static void matvec_int8(const Panels& m, const Activations& x, size_t first, siz
 // -- float activations: each weight is made exactly as the decoder makes it, then multiplied ------------------------
 
 #ifndef QF_HALVES
-// The codes of input `i` of a unit of 32 inputs, in every row: `p[plane]` is where the unit's columns start.
+// The codes of input `i` of a unit of 32 inputs, in every row: `p[plane]` is where the unit's columns start. Up to 4 bits index
+// a table that repeats itself, by their low four bits, so what lies above a code of one plane may stay.
 template <int BITS>
 static inline U32 codes_of(const uint8_t* const* p, int i) {
+    const auto field = [&](int plane) {
+        const int w = Planes<BITS>::width[plane], per_column = 32 / w, inside = i % per_column;
+        return load_codes(p[plane] + 64 * (i / per_column)) >> (8 * (inside % 4) + w * (inside / 4));
+    };
+    if constexpr (BITS <= 4 && Planes<BITS>::count == 1) return field(0);
     U32 codes = {};
     int at = 0;
 #pragma GCC unroll 3
     for (int plane = 0; plane < Planes<BITS>::count; plane++) {
-        const int w = Planes<BITS>::width[plane], per_column = 32 / w;
-        const int inside = i % per_column, shift = 8 * (inside % 4) + w * (inside / 4);
-        const U32 field = (load_codes(p[plane] + 64 * (i / per_column)) >> shift) & splat((1u << w) - 1);
-        codes |= field << at;
-        at += w;
+        codes |= (field(plane) & splat((1u << Planes<BITS>::width[plane]) - 1)) << at;
+        at += Planes<BITS>::width[plane];
     }
     return codes;
 }
@@ -226,19 +232,23 @@ static inline U32 codes_of(const uint8_t* const* p, int i) {
 template <int BITS, bool TABLE, int B>
 QF_INLINE void float_unit(const Panels& m, const Header& h, const F32& small, const uint8_t* const* planes, const float* values, int inputs,
                           F32* sum) {
-    const auto step = [&](int i) {
+    constexpr int chains = kChains<BITS, B>;
+    F32 parts[chains * B] = {};
+    const auto step = [&](int i, F32* part) {
         const U32 codes = codes_of<BITS>(planes, i);
         F32 w = BITS <= 4 ? lut16(small, codes) : TABLE ? gather(m.table, codes) : to_float(codes) - splat(m.bias);
         if (!TABLE) w = m.offsets ? h.scale * w + h.shift : w - h.shift;
 #pragma GCC unroll 8
-        for (int b = 0; b < B; b++) sum[b] = fma(w, splat(values[kRun * b + i]), sum[b]);
+        for (int b = 0; b < B; b++) part[b] = fma(w, splat(values[kRun * b + i]), part[b]);
     };
     if (inputs == 32) {
 #pragma GCC unroll 32
-        for (int i = 0; i < 32; i++) step(i);
+        for (int i = 0; i < 32; i++) step(i, parts + i % chains * B);
     } else {
-        for (int i = 0; i < inputs; i++) step(i);
+        for (int i = 0; i < inputs; i++) step(i, parts);
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < chains * B; i++) sum[i % B] += parts[i];
 }
 #endif
 

@@ -39,6 +39,7 @@ static inline F32 fma(F32 a, F32 b, F32 c) {
                      _mm256_fmadd_ps(part_f(a, 1), part_f(b, 1), part_f(c, 1)));
 }
 
+static constexpr bool kSeveralChains = true;
 static constexpr bool kJoinsThree = false;
 
 // vpmaddubsw saturates at 16 bits: 127·127·2 fits for codes below 128, so fields are shifted down before they are multiplied.

@@ -12,6 +12,7 @@ static inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 
 // acc + Σ of the four products of each lane's bytes: unsigned codes times signed activations.
 // Whole integers: fields may be multiplied where they lie.
+static constexpr bool kSeveralChains = false;
 static constexpr bool kJoinsThree = false;
 template <int W>
 static inline I32 dot4(I32 acc, U32 codes, const int8_t* at) {
