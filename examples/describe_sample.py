@@ -52,7 +52,7 @@ A story (prompt "{prompt}", temperature 0.7, top-k 40, seed 0):
 
 ## Licence
 
-The weights and the tokenizer are under the MIT licence. They were trained on 3.7 MB of
+The weights and the tokenizer are under the MIT licence. They were trained on 5.8 MB of
 [TinyStories](https://huggingface.co/datasets/roneneldan/TinyStories) (Eldan and Li 2023,
 arXiv:2305.07759), whose text is under
 [CDLA-Sharing-1.0](https://cdla.dev/sharing-1-0/); that licence puts no conditions on

@@ -4,11 +4,11 @@ A Llama of 4.5 million weights (grouped-query attention, tied embeddings) that
 writes little stories, small enough to live in the repository and real enough
 that quantizing it badly shows: its perplexity moves and its stories fall apart.
 
-    python examples/train_sample.py TEXT_DIR OUT --steps 6000
+    python examples/train_sample.py TEXT_DIR OUT --steps 3700
     python examples/describe_sample.py OUT TEXT_DIR
 
-`TEXT_DIR` holds TinyStories as `tinystories-train-*.txt` and
-`tinystories-test.txt`, stories separated by `<|endoftext|>`.
+`TEXT_DIR` holds TinyStories as `tinystories-*.txt`, stories separated by
+`<|endoftext|>`; all of it is trained on but `tinystories-test.txt`.
 
 Everything random is seeded. With `--steps` the learning rate follows the step
 count, and the same machine and thread count make the same weights again. With
@@ -16,11 +16,13 @@ count, and the same machine and thread count make the same weights again. With
 a fully decayed rate, but such weights cannot be reproduced bit by bit.
 `training.json` beside the weights records the recipe and how far it got.
 
-A million tokens are read many times over, so the recipe fights over-fitting:
-dropout on the residual stream, strong decoupled weight decay (Loshchilov and
-Hutter 2019, arXiv:1711.05101, algorithm 2), and the checkpoint with the lowest
-loss on held-out training stories is kept. The test text chooses nothing:
-training reads it only to leave out the few stories that are in both.
+A million and a half tokens are read ten times over, so the recipe fights
+over-fitting: Muon, which learns more from a token than AdamW (Jordan 2024,
+https://kellerjordan.github.io/posts/muon; scaled as in Liu et al. 2025,
+arXiv:2502.16982), dropout on the residual stream, strong decoupled weight decay
+(Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2), and the checkpoint
+with the lowest loss on held-out training stories is kept. The test text chooses
+nothing: training reads it only to leave out the few stories that are in both.
 """
 
 import argparse
@@ -71,12 +73,13 @@ def read_stories(path):
 
 
 def read_training_stories(text_dir):
-    """The distinct stories of every `tinystories-train-*.txt` that are not in the test text."""
-    paths = sorted(text_dir.glob("tinystories-train-*.txt"))
+    """The distinct stories of every `tinystories-*.txt` but the test text, and without those that are in it too."""
+    test_path = text_dir / "tinystories-test.txt"
+    paths = sorted(set(text_dir.glob("tinystories-*.txt")) - {test_path})
     if not paths:
-        raise FileNotFoundError(f"{text_dir}: expected tinystories-train-*.txt, found none")
+        raise FileNotFoundError(f"{text_dir}: expected tinystories-*.txt beside tinystories-test.txt, found none")
     distinct = dict.fromkeys(story for path in paths for story in read_stories(path))
-    test = set(read_stories(text_dir / "tinystories-test.txt"))
+    test = set(read_stories(test_path))
     return [story for story in distinct if story not in test]
 
 
@@ -156,12 +159,20 @@ def mean_loss(model, rows, batch=8):
     return sum(loss_sum(model, part).item() for part in rows.split(batch)) / rows[:, 1:].numel()
 
 
-def build_optimizer(model, recipe):
-    """AdamW that decays matrices and leaves the norms' vectors alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
+def build_optimizers(model, recipe):
+    """Muon for the blocks' matrices, AdamW for the embedding and, without decay, for the norms' vectors.
+
+    Muon's updates are scaled to AdamW's root mean square, so one rate and one decay serve both.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" not in name]
+    embedding = [p for name, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" in name]
     vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
+    decay = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    groups = [{"params": embedding, **decay}, {"params": vectors, **decay, "weight_decay": 0.0}]
+    return (
+        torch.optim.Muon(matrices, **decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True),
+    )
 
 
 def rate(progress, recipe):
@@ -204,7 +215,7 @@ def train(text_dir, out, steps, minutes, recipe):
     training, held_out = tokens[: -recipe.holdout], windows(tokens[-recipe.holdout :], recipe.context)
     size = sum(map(len, training))
     model = build_model(tokenizer, recipe)
-    optimizer = build_optimizer(model, recipe)
+    optimizers = build_optimizers(model, recipe)
     print(f"{len(training)} stories, {size} tokens, {model.num_parameters()} weights", flush=True)
 
     best, running, evaluated, start = math.inf, math.log(len(tokenizer)), 0, time.monotonic()
@@ -220,15 +231,16 @@ def train(text_dir, out, steps, minutes, recipe):
                 save(model, tokenizer, {**facts, **asdict(recipe)}, out)
         if progress >= 1:
             return
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate(progress, recipe)
         model.train()
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_sum(model, rows) / rows[:, 1:].numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         running += 0.02 * (loss.item() - running)
 
 
