@@ -87,7 +87,14 @@ def load_model(
         model.generation_config = GenerationConfig.from_dict(_json(file, "generation_config.json"))
     if "attn_implementation" not in config:
         attention.install(model)
+    if report.quantized:
+        model.save_pretrained = _refuse_to_save
     return model.eval()
+
+
+def _refuse_to_save(*_: Any, **__: Any) -> None:
+    """In place of `save_pretrained`, which would write a checkpoint without the weights that stay in the file."""
+    raise UnsupportedError("the weights are in the .qf file: copy that, or write a checkpoint with `qformat export`")
 
 
 def load_tokenizer(path: str | os.PathLike[str] | Model) -> Any:

@@ -180,3 +180,12 @@ def test_compiles_to_one_graph(tmp_path: Path) -> None:
         for batch in (1, 40):
             x = torch.randn(batch, 256)
             torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_traced_layer_computes(tmp_path: Path) -> None:
+    """Tracing sees the custom op; the native call alone would leave a constant that nobody has written."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(48, 64), bits=4))
+    traced = torch.jit.trace(layer, torch.randn(1, 64))
+    x = torch.randn(1, 64)
+    torch.testing.assert_close(traced(x), layer(x))

@@ -337,3 +337,9 @@ def test_hostile_configs_are_refused(stories: Path, tmp_path: Path, config: byte
     """No code of a checkpoint runs, and a config only selects a class that transformers has."""
     with pytest.raises(UnsupportedError, match=message):
         load_model(edited(stories, tmp_path, config))
+
+
+def test_a_checkpoint_without_its_weights_is_not_written(stories: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="qformat export"):
+        load_model(stories).save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
