@@ -145,11 +145,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         """YAML whose keys are said once: of two, the one that is not read is a mistake."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key in keys:
-                if keys.count(key) > 1:
+            seen = set()
+            for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key in seen:
                     line = node.start_mark.line + 1
                     raise RecipeError(f"a key is there twice in the mapping of line {line}", file=str(path), found=key)
+                seen.add(key)
             return super().construct_mapping(node, deep)
 
     try:

@@ -22,7 +22,7 @@ NAME = "qformat"
 
 _HALVES = (torch.bfloat16, torch.float16)
 
-# What changes the result of transformers' function beside tensors, mask and scale.
+# What else changes the result of transformers' function, or what it says, if it is given.
 _EXTRAS = ("position_bias", "cache", "softcap", "output_attentions")
 
 
@@ -53,7 +53,7 @@ def attention(
         and query.dtype in _HALVES
         and shared
         and not dropout
-        and not any(more.get(name) for name in _EXTRAS)
+        and all(more.get(name) is None or more[name] is False for name in _EXTRAS)
     ):
         batch, heads, _, width = query.shape
         rows = query.reshape(batch, groups, heads // groups, width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,10 +10,11 @@ import torch
 
 from qformat import linear
 from qformat.codings.grammar import Additive, Affine, Lookup
-from qformat.kernels.around import Around
+from qformat.kernels.around import Around, around
 from qformat.member import Member
 from qformat.tensor import Tensor
 from qformat.torch import surroundings
+from qformat.torch.arrays import from_array
 
 if TYPE_CHECKING:
     from qformat.kernels.triton import Operand
@@ -47,18 +47,15 @@ def on_device(tensor: Tensor, device: torch.device) -> OnDevice | None:
     if place is None or place.nbytes == 0:
         return None
     stored = tensor.extent()[place.offset : place.offset + place.nbytes]
-    with warnings.catch_warnings():
-        # the mapping cannot be written to, and is only copied from
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        body = torch.from_numpy(stored).to(device)
+    body = from_array(stored).to(device)
     coded = linear.coded_shape(scheme, shape, tensor.parameters)
     operand = triton.prepare(scheme.coding, coded, tensor.checked, body)
     if operand is None:
         return None
-    around = tensor.product.around.convert(
-        lambda values: surroundings.array(values).to(device), surroundings.sparse_product
+    surrounding = around(scheme, tensor.checked, range(shape[0]))
+    return OnDevice(
+        operand, surrounding.convert(lambda values: surroundings.array(values).to(device), surroundings.sparse_product)
     )
-    return OnDevice(operand, around)
 
 
 def product(weight: OnDevice, rows: torch.Tensor, small: int) -> torch.Tensor:
@@ -67,13 +64,13 @@ def product(weight: OnDevice, rows: torch.Tensor, small: int) -> torch.Tensor:
     Up to `small` rows read the codes, once for each few rows; more of them decode the whole matrix on the device, in
     the dtype of x, for one product of torch's.
     """
-    around, x = weight.around, rows
-    if around.inputs:
-        x = around.before(rows.float()).to(rows.dtype)
+    its, x = weight.around, rows
+    if its.inputs:
+        x = its.before(rows.float()).to(rows.dtype)
     y = _coded(weight.operand, x, small)
-    if around.outputs or around.corrections:
-        y = around.after(y.float())
-        around.correct(y, rows.float())
+    if its.outputs or its.corrections:
+        y = its.after(y.float())
+        its.correct(y, rows.float())
     return y.to(rows.dtype)
 
 

@@ -58,7 +58,7 @@ class QEmbedding(nn.Module):
         Raises:
             IndexError: an id is out of range.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if numbered.recording():
             found: torch.Tensor = torch.ops.qformat.embedding(ids, self._number, self.embedding_dim, self.dtype)
         else:
             found = self.rows(ids)

@@ -52,7 +52,7 @@ class QExperts(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: Any, top_k_weights: Any) -> torch.Tensor:
         """hidden_states (tokens, hidden_size), top_k_index and top_k_weights (tokens, k) to (tokens, hidden_size)."""
-        if torch.compiler.is_compiling():
+        if numbered.recording():
             y: torch.Tensor = torch.ops.qformat.experts(hidden_states, top_k_index, top_k_weights, self._number)
             return y
         return self.mix(hidden_states, top_k_index, top_k_weights)

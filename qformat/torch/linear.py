@@ -88,7 +88,7 @@ class QLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to (..., out_features) of the same dtype."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if numbered.recording():
             y: torch.Tensor = torch.ops.qformat.linear(x, self._number, self.out_features)
         elif x.requires_grad and torch.is_grad_enabled():
             y = nn.functional.linear(x, self._decoded(x))

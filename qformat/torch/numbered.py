@@ -6,9 +6,16 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
+
 # A layer that is gone is gone from here as well.
 _layers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _numbers = count()
+
+
+def recording() -> bool:
+    """Whether a graph is being made, which must see the layer's custom op instead of what it does."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def number(layer: Any) -> int:

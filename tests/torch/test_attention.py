@@ -116,10 +116,13 @@ def test_one_that_looks_at_the_name_keeps_sdpa() -> None:
     assert eager.config._attn_implementation == "eager"
 
 
-def test_is_transformers_own_for_more_tokens() -> None:
-    x = torch.randn(2, 4, 3, 8, dtype=torch.bfloat16)
+@pytest.mark.parametrize("extra", [{}, {"position_bias": torch.randn(1, 4, 1, 1, dtype=torch.bfloat16)}])
+def test_what_is_not_one_plain_token_is_transformers_own(extra: dict[str, torch.Tensor]) -> None:
+    """More tokens, and a bias of positions, as T5 has."""
+    x = torch.randn(2, 4, 1 if extra else 3, 8, dtype=torch.bfloat16)
     module: Any = SimpleNamespace(num_key_value_groups=1, is_causal=True)
-    assert torch.equal(attention(module, x, x, x, None)[0], sdpa_attention_forward(module, x, x, x, None)[0])
+    expected = sdpa_attention_forward(module, x, x, x, None, **extra)[0]
+    assert torch.equal(attention(module, x, x, x, None, **extra)[0], expected)
 
 
 def test_steps_compile_to_one_graph(llama: Path) -> None:

@@ -25,10 +25,11 @@ static inline I32 dot4(I32 acc, U32 codes, const int8_t* x) {
 }
 static inline I32 finish_dot8(I32 acc, I32) { return acc; }
 
+static constexpr bool kSeveralChains = true;
+
 // Codes of 3 bits, two in every byte, at bits 0 and 4: of fields 0 and 2 of a column of the plane of 2 bits, or, if ODD, 1 and 3.
 // `ones` are the column of the plane of 1 bit, whose fields for this column start at FROM. A product of bit matrices puts
 // them above their two bits.
-static constexpr bool kSeveralChains = true;
 static constexpr bool kJoinsThree = true;
 template <int ODD, int FROM>
 static inline U32 join_three(U32 twos, U32 ones) {

@@ -10,10 +10,11 @@ static inline F32 to_float(U32 v) { return to_float((I32)v); }
 
 static inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 
-// acc + Σ of the four products of each lane's bytes: unsigned codes times signed activations.
-// Whole integers: fields may be multiplied where they lie.
+// Without vectors of the processor's own a chain of additions is not what sums wait for.
 static constexpr bool kSeveralChains = false;
 static constexpr bool kJoinsThree = false;
+
+// acc + Σ of the four products of each lane's bytes: unsigned codes times signed activations.
 template <int W>
 static inline I32 dot4(I32 acc, U32 codes, const int8_t* at) {
     const U32 x = splat_dword(at);
