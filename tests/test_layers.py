@@ -78,8 +78,3 @@ def test_imports_point_one_way(name: str, path: Path) -> None:
     for target in imports(tree, top_only=True):
         places = HEAVY.get(target.split(".")[0])
         assert places is None or own in places, f"{name} imports {target} at its top"
-
-
-def test_the_specs_reader_knows_nothing_of_the_library() -> None:
-    tree = ast.parse((ROOT / "spec" / "reader.py").read_text(encoding="utf-8"))
-    assert not [target for target in imports(tree) if target.startswith("qformat")]

@@ -1,16 +1,16 @@
-"""What every method makes is in the grammar: the specification's own reader decodes it to the same numbers."""
+"""What every method makes is in the grammar: the specification's own decoder makes of it the same numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import decoder
 import numpy as np
 import pytest
 
 from qformat import linear
 from qformat.converters.methods import METHODS, quantize
-from tests.spec.test_vectors import READER
 
 
 def _cases() -> Iterator[Any]:
@@ -31,5 +31,5 @@ def test_a_method(name: str, options: dict[str, Any]) -> None:
     stored = linear.pack(made.scheme, weight.shape, made.arrays, made.parameters)
     expected = linear.decode(made.scheme, weight.shape, made.arrays, parameters=made.parameters)
     parameters = (*made.parameters, *[0] * (4 - len(made.parameters)))
-    found = READER.decode(linear.dump(made.scheme), weight.shape, parameters, stored.tobytes())
+    found = decoder.decode(linear.dump(made.scheme), weight.shape, parameters, stored.tobytes())
     assert np.array_equal(found, expected)
