@@ -25,6 +25,17 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def chosen(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype as users write it; None for None and for "auto", transformers' word for it.
+
+    Raises:
+        UnsupportedError: this torch has none of that name.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    return dtype if isinstance(dtype, torch.dtype) else torch_dtype(str(dtype))
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """What a file calls a torch type."""
     return str(dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ from qformat.errors import UnsupportedError
 from qformat.residency import Residency
 from qformat.store import Model
 from qformat.tensor import Tensor
-from qformat.torch.arrays import dense
+from qformat.torch.arrays import chosen, dense
 from qformat.torch.embedding import QEmbedding
 from qformat.torch.experts import FindPieces, Pieces, stacked, stand_ins
 from qformat.torch.linear import Mode, QLinear
@@ -43,7 +43,7 @@ def load_into(
     module: nn.Module,
     path: str | os.PathLike[str] | Model,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     mode: Mode = "exact",
     strict: bool = True,
     residency: Residency = "mmap",
@@ -61,7 +61,7 @@ def load_into(
     Args:
         module: the weights that it has are dropped.
         path: a file, or one that is open; it stays open as long as the module lives.
-        dtype: of the dense parameters; None for what the file has.
+        dtype: of the dense parameters; None or "auto" for what the file has.
         mode: of the new QLinear layers.
         residency: of a file that is opened here, see `qformat.open`.
         strict: refuse a file that lacks a parameter or a persistent buffer.
@@ -70,9 +70,10 @@ def load_into(
         assemble: makes a parameter that the file has only in pieces.
 
     Raises:
-        UnsupportedError: something is missing, or a shape differs.
+        UnsupportedError: something is missing, a shape differs, or torch has no such dtype.
         QFormatError: the file is damaged.
     """
+    dtype = chosen(dtype)
     file = path if isinstance(path, Model) else store.open(path, residency=residency)
     report = Loaded()
     used: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from qformat.errors import UnsupportedError
 from qformat.residency import Residency
 from qformat.store import Model
 from qformat.torch import attention
-from qformat.torch.arrays import torch_dtype
+from qformat.torch.arrays import chosen
 from qformat.torch.experts import Pieces
 from qformat.torch.linear import Mode
 from qformat.torch.load import load_into
@@ -26,35 +27,40 @@ from qformat.torch.renamed import Renamed
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Model,
     *,
     dtype: str | torch.dtype | None = None,
     mode: Mode = "exact",
     residency: Residency = "mmap",
-    **config: Any,
+    **changes: Any,
 ) -> Any:
     """A transformers model over the mapped file, ready to run: the class that its config names, or the base model.
 
     Code that comes with a checkpoint is never run: a model that transformers does not have is refused.
 
     Args:
-        path: a .qf file with a config.json.
-        dtype: to compute in; None for the config's.
+        path: a .qf file with a config.json, or one that is open; it stays open as long as the model lives.
+        dtype: to compute in (`torch_dtype` is understood as well); None or "auto" for the config's, or without one for
+            that of the first weight.
         mode: of the quantized layers, see `QLinear`.
-        residency: where their weights are read, see `qformat.open`.
-        config: changes to the config, such as `attn_implementation="sdpa"`; by default a model that would use `sdpa`
-            computes the attention of one new token in float32, see `attention`.
+        residency: where the weights of a file that is opened here are read, see `qformat.open`.
+        changes: as transformers takes them: to the config where it knows the name, such as
+            `attn_implementation="sdpa"`, else to the model's class. By default a model that would use `sdpa` computes
+            the attention of one new token in float32, see `attention`.
 
     Raises:
-        UnsupportedError: no config, an unknown model type, missing weights or other shapes.
+        TypeError: a name that neither config nor model knows.
+        UnsupportedError: no config, an unknown model type, missing weights or other shapes, or no such dtype.
         QFormatError: the file is damaged.
     """
-    file = store.open(path, residency=residency)
-    settings = _config(file, config)
-    compute = torch_dtype(dtype) if isinstance(dtype, str) else dtype or settings.dtype or torch.float32
-    kind = _model_class(file, settings)
+    older = changes.pop("torch_dtype", None)
+    named = chosen(older if dtype is None else dtype)
+    file = path if isinstance(path, Model) else store.open(path, residency=residency)
+    config, rest = _config(file, changes)
+    compute = named or config.dtype or _first_dtype(file)
+    kind = _model_class(file, config)
     with EmptyOnMeta():
-        model = kind._from_config(settings, dtype=compute)
+        model = kind._from_config(config, dtype=compute, **rest)
     model.tie_weights()
     prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
 
@@ -81,11 +87,18 @@ def load_model(
             f"{', '.join(report.decoded[:3])}{' …' * (len(report.decoded) > 3)}",
             stacklevel=2,
         )
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    if unused := [name for name in report.unused if not any(re.search(pattern, name) for pattern in ignored)]:
+        warnings.warn(
+            f"{file.path}: {len(unused)} weights have no place in {kind.__name__}: "
+            f"{', '.join(unused[:3])}{' …' * (len(unused) > 3)}",
+            stacklevel=2,
+        )
     if "generation_config.json" in file.attachments and hasattr(model, "generation_config"):
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_dict(_json(file, "generation_config.json"))
-    if "attn_implementation" not in config:
+    if "attn_implementation" not in changes:
         attention.install(model)
     if report.quantized:
         model.save_pretrained = _refuse_to_save
@@ -157,8 +170,9 @@ def _json(file: Model, name: str) -> dict[str, Any]:
         raise UnsupportedError(f"not a JSON object: {error}", file=file.path, field=name) from error
 
 
-def _config(file: Model, changes: dict[str, Any]) -> Any:
-    """The config of the attachment, as transformers' class for its model type."""
+def _config(file: Model, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config of the attachment with `changes`, as transformers' class for its model type, and those of them that
+    it does not know."""
     from transformers import CONFIG_MAPPING
 
     values = _json(file, "config.json")
@@ -173,7 +187,19 @@ def _config(file: Model, changes: dict[str, Any]) -> Any:
     # what names foreign code or a quantization that the file no longer has
     for key in ("auto_map", "quantization_config"):
         values.pop(key, None)
-    return CONFIG_MAPPING[kind].from_dict(values | changes)
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(dict(values))
+    except Exception as error:  # the classes of models have checks, and errors, of their own
+        raise UnsupportedError(f"transformers refuses it: {error}", file=file.path, field="config.json") from error
+    if not changes:
+        return config, {}
+    return CONFIG_MAPPING[kind].from_dict(values, return_unused_kwargs=True, **changes)
+
+
+def _first_dtype(file: Model) -> torch.dtype:
+    """The dtype that the first weight had that has one to compute in."""
+    kinds = ("float32", "float16", "bfloat16", "float64")
+    return next((getattr(torch, tensor.dtype) for tensor in file.values() if tensor.dtype in kinds), torch.float32)
 
 
 def _model_class(file: Model, config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,8 @@ def edited(stories: Path, tmp_path: Path, config: bytes | None) -> Path:
         (b"[]", "not a JSON object"),
         (b'{"model_type": "evil", "auto_map": {"AutoModel": "evil--evil.Model"}}', "transformers has no such model"),
         (b'{"model_type": "llama", "architectures": ["Trainer"], "num_hidden_layers": 1}', "lacks weights"),
+        (b'{"model_type": "llama", "dtype": "evil"}', "transformers refuses it"),
+        (b'{"model_type": "llama", "hidden_size": "large"}', "transformers refuses it"),
     ],
 )
 def test_hostile_configs_are_refused(stories: Path, tmp_path: Path, config: bytes | None, message: str) -> None:
@@ -343,3 +346,58 @@ def test_a_checkpoint_without_its_weights_is_not_written(stories: Path, tmp_path
     with pytest.raises(UnsupportedError, match="qformat export"):
         load_model(stories).save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": None}, {"dtype": "auto"}, {"torch_dtype": "auto"}])
+def test_the_dtype_is_the_configs_unless_named(options: dict[str, Any], stories: Path) -> None:
+    assert load_model(stories, **options).dtype == torch.float16
+    for named in ({"dtype": "float32"}, {"dtype": torch.float32}, {"torch_dtype": "float32"}):
+        assert load_model(stories, **named).dtype == torch.float32
+    with pytest.raises(UnsupportedError, match="no such dtype"):
+        load_model(stories, dtype="float31")
+
+
+def test_without_one_in_the_config_it_is_that_of_the_weights(tmp_path: Path) -> None:
+    model, folder = saved(tmp_path / "source", "llama untied")
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[operator]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if "dtype" not in key}))
+    qformat.convert(folder, tmp_path / "model.qf")
+    assert load_model(tmp_path / "model.qf").dtype == torch.bfloat16
+
+
+def test_load_into_takes_the_same_dtypes(tmp_path: Path) -> None:
+    _, source = checkpoint(tmp_path)
+    qformat.convert(source, tmp_path / "small.qf")
+    for dtype, expected in (("auto", torch.float32), ("bfloat16", torch.bfloat16), (None, torch.float32)):
+        module = Small()
+        load_into(module, tmp_path / "small.qf", dtype=dtype)
+        assert module.mix.weight.dtype == expected
+
+
+def test_changes_go_where_transformers_sends_them(stories: Path, tmp_path: Path) -> None:
+    """To the config where it has the name, else to the model, which knows what it does not take."""
+    loaded = load_model(stories, attn_implementation="eager", use_cache=False)
+    assert loaded.config._attn_implementation == "eager"
+    assert loaded.config.use_cache is False
+    for unknown in ({"device_map": "cpu"}, {"use_cahce": False}):
+        with pytest.raises(TypeError, match=next(iter(unknown))):
+            load_model(stories, **unknown)
+    _, folder = saved(tmp_path / "source", "bert")
+    qformat.convert(folder, tmp_path / "bert.qf")
+    with pytest.warns(UserWarning, match=r"2 weights have no place in BertModel: .*pooler\.dense"):
+        assert load_model(tmp_path / "bert.qf", add_pooling_layer=False).pooler is None
+
+
+def test_weights_without_a_place_are_told(stories: Path) -> None:
+    with pytest.warns(UserWarning, match=r"stories\.qf: 9 weights have no place in LlamaForCausalLM: model\.layers\.4"):
+        load_model(stories, num_hidden_layers=4)
+
+
+def test_a_file_that_is_open_serves_several_models(stories: Path) -> None:
+    with qformat.open(stories) as file:
+        first, second = load_model(file), load_model(file)
+        assert first.model.layers[0].mlp.up_proj.tensor is second.model.layers[0].mlp.up_proj.tensor
+        ids = torch.arange(1, 9)[None]
+        with torch.no_grad():
+            assert torch.equal(first(ids).logits, second(ids).logits)
