@@ -16,10 +16,10 @@ import numpy as np
 from machine import Bytes
 
 import qformat
-from qformat import container, kernels, linear
+from qformat import container, kernels, linear, schemes
 from qformat.codings.grammar import Additive, Affine, Block, Coding, Dense, Lookup
-from qformat.linear import Scheme
 from qformat.residency import Residency
+from qformat.schemes import Scheme
 
 Shape = tuple[int, int]
 
@@ -113,7 +113,7 @@ def one(coding: Coding, shape: Shape) -> tuple[Scheme, Bytes]:
 
 def write(path: Path, scheme: Scheme, shape: Shape, extent: Bytes, count: int) -> None:
     """A file of `count` tensors of the same content on pages of their own."""
-    how: Any = linear.dump(scheme)
+    how: Any = schemes.dump(scheme)
     with container.create(path) as writer:
         for i in range(count):
             writer.tensor(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qformat import container, dtypes, linear
+from qformat import container, dtypes, schemes
 from qformat.container import Entry
 from qformat.converters.budget import Budget
 from qformat.converters.encode import Encoder, require_finite
@@ -180,7 +180,7 @@ class Conversion:
         try:
             return output.writer.tensor(
                 item.name,
-                scheme=linear.dump(encoded.scheme),
+                scheme=schemes.dump(encoded.scheme),
                 dtype=item.tensor.dtype,
                 shape=item.tensor.shape,
                 length=encoded.assembly.length,
@@ -210,7 +210,7 @@ class Conversion:
         compression = ("split" if size in (2, 4) else "zstd") if self.settings["compress"] and floats else None
         entry = output.writer.tensor(
             item.name,
-            scheme=linear.dump(item.scheme),
+            scheme=schemes.dump(item.scheme),
             dtype=tensor.dtype,
             shape=tensor.shape,
             length=tensor.nbytes,

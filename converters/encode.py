@@ -19,7 +19,7 @@ from qformat.converters.methods import METHODS, Method
 from qformat.converters.plan import Item
 from qformat.converters.slabs import Job, Result
 from qformat.errors import QFormatError, SourceError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 
 @dataclass

@@ -20,7 +20,7 @@ from qformat.converters.recipe import Recipe, Rule
 from qformat.converters.roles import FLOATS, Role, execution_order, is_conv1d_model, role_of
 from qformat.converters.sources import Source, SourceTensor
 from qformat.errors import CoverageError, RecipeError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 from qformat.text import fold_layers
 
 SLAB_WEIGHTS = 2**21  # weights in a slab: fixed, so that results depend on neither memory nor workers

@@ -20,7 +20,7 @@ from qformat.converters.methods.floats import largest_bits
 from qformat.converters.methods.packing import pack
 from qformat.converters.plan import Item
 from qformat.errors import QFormatError, SourceError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 Bytes = npt.NDArray[np.uint8]
 

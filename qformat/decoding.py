@@ -14,7 +14,7 @@ from qformat.codings.grammar import Dense
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Arrays, Buffer, Window, cut
 from qformat.errors import UnsupportedError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 from qformat.selection import Selection
 
 # Weights decoded at a time: what decoding needs beside its result stays below 64 MiB.

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import container, linear
-from qformat.linear import Scheme
+from qformat import container, schemes
 from qformat.remote import is_remote
 from qformat.residency import HugePages, Residency
+from qformat.schemes import Scheme
 from qformat.tensor import Tensor
 
 Path = str | os.PathLike[str]
@@ -79,7 +79,7 @@ class Model(Mapping[str, Tensor]):
             UnsupportedError, InvalidFileError: it cannot be understood; other tensors of the file still can.
         """
         if number not in self._schemes:
-            self._schemes[number] = linear.parse(self.container.schemes[number])
+            self._schemes[number] = schemes.parse(self.container.schemes[number])
         return self._schemes[number]
 
     def extent(self, name: str) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from qformat.codings.parts import Part, whole
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError, QFormatError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 from qformat.selection import Index, Selection
 
 if TYPE_CHECKING:

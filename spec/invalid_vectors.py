@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vector_maker import Maker, affine, block, dense, lookup
 
-from qformat import linear
+from qformat import linear, schemes
 
 
 def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
@@ -26,20 +26,20 @@ def faults() -> Iterator[tuple[str, Callable[[Maker], None]]]:
         **given: Any,
     ) -> Callable[[Maker], None]:
         def make(m: Maker) -> None:
-            parsed = linear.parse({"coding": coding, **(rest or {})})
+            parsed = schemes.parse({"coding": coding, **(rest or {})})
             filled = m.arrays(parsed, shape, parameters)
             for key, change in given.items():
                 change(filled[key.replace("__", ".")])
-            m.raw("bad", linear.dump(parsed), shape, linear.pack(parsed, shape, filled, parameters), parameters)
+            m.raw("bad", schemes.dump(parsed), shape, linear.pack(parsed, shape, filled, parameters), parameters)
 
         return make
 
     def padded(coding: dict[str, Any], shape: tuple[int, int], at: int, bit: int) -> Callable[[Maker], None]:
         def make(m: Maker) -> None:
-            parsed = linear.parse({"coding": coding})
+            parsed = schemes.parse({"coding": coding})
             stored = linear.pack(parsed, shape, m.arrays(parsed, shape, ()))
             stored[at] |= bit
-            m.raw("bad", linear.dump(parsed), shape, stored)
+            m.raw("bad", schemes.dump(parsed), shape, stored)
 
         return make
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import container, linear
+from qformat import container, linear, schemes
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
 
@@ -56,11 +56,11 @@ class Maker:
         **rest: Any,
     ) -> None:
         """A tensor of a scheme with this coding; arrays that are not given are random."""
-        scheme = linear.parse({"coding": coding, **rest})
+        scheme = schemes.parse({"coding": coding, **rest})
         matrix = linear.matrix_shape(shape, scheme.transposed)
         filled = {**self.arrays(scheme, matrix, parameters), **(arrays or {})}
         stored = linear.pack(scheme, matrix, filled, parameters)
-        self.raw(name, linear.dump(scheme), shape, stored, parameters, compression, dtype)
+        self.raw(name, schemes.dump(scheme), shape, stored, parameters, compression, dtype)
 
     def raw(
         self,
@@ -85,10 +85,10 @@ class Maker:
             itemsize=DTYPES[dtype].bits // 8,
         )
 
-    def arrays(self, scheme: linear.Scheme, shape: tuple[int, int], parameters: tuple[int, ...]) -> Arrays:
+    def arrays(self, scheme: schemes.Scheme, shape: tuple[int, int], parameters: tuple[int, ...]) -> Arrays:
         """Valid arrays for every role."""
         rng, found, roles = self.rng, {}, linear.roles(scheme, shape, parameters)
-        document = linear.dump(scheme)
+        document = schemes.dump(scheme)
         for name, role in roles.items():
             leaf = name.rsplit(".", 1)[-1]
             dtype = numpy_dtype(role.dtype)

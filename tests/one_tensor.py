@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import qformat
-from qformat import container, linear
-from qformat.linear import Scheme
+from qformat import container, linear, schemes
+from qformat.schemes import Scheme
 
 
 def saved(
@@ -19,7 +19,7 @@ def saved(
     with container.create(path) as writer:
         writer.tensor(
             "w",
-            scheme=linear.dump(scheme),
+            scheme=schemes.dump(scheme),
             dtype="float32",
             shape=shape,
             length=len(data),

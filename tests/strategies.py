@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qformat import codings, linear, transforms
+from qformat import codings, linear, schemes, transforms
 from qformat.codings import lattice, tables, trellis
 from qformat.codings.grammar import (
     Additive,
@@ -255,7 +255,7 @@ def any_arrays(coding: Coding, shape: tuple[int, int], seed: int) -> dict[str, N
 class Linear(NamedTuple):
     """A scheme, the matrix W's shape, the recorded parameters and arrays for every role."""
 
-    scheme: linear.Scheme
+    scheme: schemes.Scheme
     shape: tuple[int, int]
     parameters: tuple[int, ...]
     arrays: dict[str, NDArray[Any]]
@@ -285,14 +285,14 @@ def linears(draw: st.DrawFn) -> Linear:
     one = {"block": 1}
     blocks = st.sampled_from([{"block": 4}, {"block": 4, "base": 2}, {"block": 4, "base": 4}, {"block": 2, "base": 2}])
     document = {
-        "coding": linear.dump(linear.Scheme(coding=coding))["coding"],
+        "coding": schemes.dump(schemes.Scheme(coding=coding))["coding"],
         "transforms": [_node("transform", name, dtype, draw(blocks)) for name in inputs],
         "output_transforms": [
             _node("transform", name, dtype, one if shape[0] % 4 else draw(blocks)) for name in outputs
         ],
         "corrections": [_node("correction", name, dtype, one) for name in added],
     }
-    scheme = linear.parse(document)
+    scheme = schemes.parse(document)
     seed = draw(st.integers(0, 2**32 - 1))
     return Linear(scheme, shape, tuple(parameters), linear_arrays(scheme, shape, tuple(parameters), seed))
 
@@ -304,7 +304,7 @@ def _node(kind: str, name: str, dtype: str, hadamard: dict[str, int]) -> dict[st
 
 
 def linear_arrays(
-    scheme: linear.Scheme, shape: tuple[int, int], parameters: tuple[int, ...], seed: int
+    scheme: schemes.Scheme, shape: tuple[int, int], parameters: tuple[int, ...], seed: int
 ) -> dict[str, NDArray[Any]]:
     """Arrays for every role of a scheme, indices valid."""
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "text", "dtypes", "remote", "config_json"),
     ("container", "codings"),
-    ("linear", "transforms", "corrections", "sparse", "selection", "residency"),
+    ("schemes", "linear", "transforms", "corrections", "sparse", "selection", "residency"),
     ("kernels",),
     ("store", "tensor", "member", "decoding", "verification"),
     ("converters",),

@@ -10,20 +10,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qformat import linear, transforms
+from qformat import linear, schemes, transforms
 from qformat.codings.grammar import Affine, Block, Dense
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError
-from qformat.linear import Hadamard, Permute, Rotate, Scale, Scheme
+from qformat.schemes import Scheme
+from qformat.transforms import Hadamard, Permute, Rotate, Scale
 from tests.strategies import Linear, linears
 
 
 @given(linears())
 def test_schemes_survive_json(case: Linear) -> None:
-    document = linear.dump(case.scheme)
-    assert linear.parse(json.loads(json.dumps(document))) == case.scheme
-    assert linear.dump(linear.parse(document)) == document
+    document = schemes.dump(case.scheme)
+    assert schemes.parse(json.loads(json.dumps(document))) == case.scheme
+    assert schemes.dump(schemes.parse(document)) == document
 
 
 @given(linears())
@@ -31,7 +32,7 @@ def test_a_pickled_scheme_has_the_same_json(case: Linear) -> None:
     """What is a default is told by identity, which a pickle alone does not keep."""
     again = pickle.loads(pickle.dumps(case.scheme))
     assert again == case.scheme
-    assert linear.dump(again) == linear.dump(case.scheme)
+    assert schemes.dump(again) == schemes.dump(case.scheme)
 
 
 @given(linears())
@@ -154,7 +155,7 @@ def test_rotations_are_those_of_paroquant() -> None:
 @pytest.mark.parametrize("side", ["transforms", "output_transforms"])
 def test_rotations_are_orthogonal_and_mirrored(side: str) -> None:
     rng = np.random.default_rng(4)
-    scheme = linear.parse(
+    scheme = schemes.parse(
         {
             "coding": {"coding": "dense", "dtype": "float32"},
             side: [{"transform": "rotate", "rounds": 6, "dtype": "float32"}],
@@ -168,7 +169,7 @@ def test_rotations_are_orthogonal_and_mirrored(side: str) -> None:
     turn = linear.decode(scheme, (16, 16), arrays)
     assert np.allclose(turn @ turn.T, np.eye(16), atol=1e-5)
     other = {"transforms": "output_transforms", "output_transforms": "transforms"}[side]
-    mirrored = linear.parse({**linear.dump(scheme), other: linear.dump(scheme)[side], side: []})
+    mirrored = schemes.parse({**schemes.dump(scheme), other: schemes.dump(scheme)[side], side: []})
     renamed = {name.replace(side, other): array for name, array in arrays.items()}
     assert np.array_equal(linear.decode(mirrored, (16, 16), renamed), turn.T)
 

@@ -17,8 +17,8 @@ import qformat
 from qformat.codings.grammar import Dense
 from qformat.converters.methods import quantize
 from qformat.errors import UnsupportedError
-from qformat.linear import Scheme
 from qformat.member import Member
+from qformat.schemes import Scheme
 from qformat.transforms import Hadamard
 from tests.one_tensor import saved
 

@@ -11,8 +11,8 @@ import pytest
 
 import qformat
 from qformat.codings.grammar import Dense
-from qformat.linear import Scheme
 from qformat.residency import ALIGNMENT
+from qformat.schemes import Scheme
 from tests.test_store import AFFINE, made, write
 
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qformat
-from qformat import container, decoding, linear
+from qformat import container, decoding, linear, schemes
 from qformat.codings.grammar import Affine, Block, Dense
+from qformat.corrections import Outliers
 from qformat.dtypes import numpy_dtype
 from qformat.errors import ChangedError, IntegrityError, InvalidFileError, QFormatError, UnsupportedError
-from qformat.linear import Hadamard, Outliers, Permute, Scale, Scheme
+from qformat.schemes import Scheme
+from qformat.transforms import Hadamard, Permute, Scale
 from tests.strategies import FLOATS, Linear, linear_arrays, linears
 
 AFFINE = Affine(
@@ -35,7 +37,7 @@ def write(
         for name, (scheme, shape, parameters, arrays) in tensors.items():
             matrix = linear.matrix_shape(shape, scheme.transposed)
             stored = linear.pack(scheme, matrix, arrays, parameters)
-            writer.tensor(name, scheme=linear.dump(scheme), dtype="bfloat16", shape=shape, length=len(stored),
+            writer.tensor(name, scheme=schemes.dump(scheme), dtype="bfloat16", shape=shape, length=len(stored),
                           data=[stored], parameters=parameters, error=0.25, max_error=0.5)  # fmt: skip
         writer.attachment("config.json", b"{}")
         writer.finish({"general.name": "a test"})
@@ -277,7 +279,7 @@ def test_matvec_is_a_product_with_the_decoded_matrix(sample: Path) -> None:
 
 def test_faults_name_file_tensor_and_field(tmp_path: Path) -> None:
     path = tmp_path / "x.qf"
-    good = linear.dump(Scheme(coding=Dense(dtype="float32")))
+    good = schemes.dump(Scheme(coding=Dense(dtype="float32")))
     with container.create(path) as writer:
         writer.tensor(
             "later", scheme={"coding": {"coding": "later"}}, dtype="float32", shape=(4,), length=16, data=[bytes(16)]
@@ -332,7 +334,7 @@ def test_damage_is_named_where_it_is(compression: str | None, tmp_path: Path) ->
     with container.create(path) as writer:
         writer.tensor(
             "w",
-            scheme=linear.dump(Scheme(coding=Dense(dtype="float32"))),
+            scheme=schemes.dump(Scheme(coding=Dense(dtype="float32"))),
             dtype="float32",
             shape=values.shape,
             length=values.nbytes,

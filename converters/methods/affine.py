@@ -11,7 +11,7 @@ from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State, largest_loop
 from qformat.errors import SourceError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 # A scale below 2^-21 has fewer than three bits in float16; it matters if its group is not negligible in the tensor.
 _SMALLEST_SCALE = 2.0**-21

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qformat import linear
 from qformat.converters.methods import lanes, native
 from qformat.errors import RecipeError, SourceError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 Array = NDArray[Any]
 Options = Mapping[str, Any]

@@ -16,7 +16,7 @@ from qformat.codings import tables
 from qformat.codings.panel import Panels
 from qformat.converters.methods import affine, lookup, native
 from qformat.converters.methods.base import Array, Kernel, Method, Options, State
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 _SOURCES = ("bfloat16", "float16", "float32")
 

@@ -21,7 +21,7 @@ import numpy as np
 from qformat.converters.methods import affine, lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
 from qformat.converters.methods.ls import mean
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 # log2(1.5 + u) and 2^u for |u| ≤ 1/2: Chebyshev interpolants, lowest power first; together good to 1e-4.
 LOG2 = (0.5849624872207642, 0.9609739780426025, -0.32013946771621704, 0.15538813173770905, -0.07844067364931107)

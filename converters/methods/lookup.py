@@ -19,7 +19,7 @@ from qformat.codings import tables
 from qformat.codings.grammar import Block, Dense, Flat, Lookup
 from qformat.converters.methods import lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 NESTED = 256
 _SMALLEST = np.float32(1e-38)

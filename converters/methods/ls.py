@@ -17,7 +17,7 @@ import numpy as np
 from qformat.converters.methods import affine, lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
 from qformat.converters.methods.lanes import Groups
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 # Trial ranges, in code steps clipped from each end (negative: range to spare), and as shares of the range at its mean.
 CLIPS = (-0.4, 0.0, 0.5, 1.0)

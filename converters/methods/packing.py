@@ -16,7 +16,7 @@ from qformat.codings.panel import Panels
 from qformat.codings.parts import Role, bias, conform
 from qformat.converters.methods import native
 from qformat.converters.methods.base import Array, Shape
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 
 def pack(scheme: Scheme, shape: Shape, arrays: Mapping[str, Array], parameters: tuple[int, ...] = ()) -> Array:

@@ -16,7 +16,7 @@ from qformat.codings.grammar import Affine, Block, Dense
 from qformat.converters.methods import affine, lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Method, Option, Options, Shape, State, largest_loop
 from qformat.errors import SourceError
-from qformat.linear import Activations, Scheme
+from qformat.schemes import Activations, Scheme
 
 INVERSE_127 = np.float32(1.0 / 127.0)
 _SMALLEST = np.float32(2.0**-118)

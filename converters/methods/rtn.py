@@ -11,7 +11,7 @@ import numpy as np
 
 from qformat.converters.methods import affine, lanes, native
 from qformat.converters.methods.base import Array, Coded, Kernel, Option, Options, Shape, State
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 
 @np.errstate(all="ignore")  # what overflows is refused by the caller; groups without a range are replaced

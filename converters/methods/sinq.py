@@ -19,7 +19,8 @@ from qformat import linear
 from qformat.converters.methods import affine, ls, native
 from qformat.converters.methods.base import Array, Coded, Method, Options, Shape, State
 from qformat.converters.methods.lanes import measure_matrix
-from qformat.linear import Scale, Scheme
+from qformat.schemes import Scheme
+from qformat.transforms import Scale
 
 ROUNDS = 16
 _STEP = (0.7, 2.0)

@@ -18,7 +18,8 @@ from qformat import linear
 from qformat.converters.methods import affine, ls, native
 from qformat.converters.methods.base import Array, Coded, Method, Option, Options, Shape, State
 from qformat.converters.methods.lanes import measure_matrix
-from qformat.linear import Outliers, Scheme
+from qformat.corrections import Outliers
+from qformat.schemes import Scheme
 
 # Magnitudes are counted by the upper 16 bits of their float32: buckets of 1/128 of their size.
 _BUCKETS = 1 << 15

@@ -18,7 +18,7 @@ from qformat import corrections
 from qformat.codings.parts import Arrays, whole
 from qformat.corrections import Correction, LowRank, Outliers
 from qformat.kernels import _native
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 from qformat.transforms import Hadamard, Permute, Rotate, Scale, Transform, turns
 
 # Side of the Hadamard matrices that larger ones are made of: their products are matrix products.

@@ -16,7 +16,7 @@ from qformat.errors import KernelError
 from qformat.kernels import operand
 from qformat.kernels.around import Around, around, sparse_product
 from qformat.kernels.operand import Mode, Operand
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 Floats = NDArray[np.float32]
 

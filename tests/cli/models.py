@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import container, linear
+from qformat import container, linear, schemes
 from qformat.codings.grammar import Affine, Block, Dense
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 AFFINE = Scheme(
     coding=Affine(bits=4, group=Block(rows=1, columns=8), scales=Dense(dtype="float16"), zeros=Dense(dtype="float16")),
@@ -42,7 +42,7 @@ def write(
 
         def dense(name: str, shape: tuple[int, ...]) -> None:
             values = np.random.default_rng(seed + (name == change)).normal(size=shape).astype(np.float32)
-            writer.tensor(name, scheme=linear.dump(PLAIN), dtype="float32", shape=shape, length=values.nbytes,
+            writer.tensor(name, scheme=schemes.dump(PLAIN), dtype="float32", shape=shape, length=values.nbytes,
                           data=[values.tobytes()])  # fmt: skip
 
         writer.attachment("config.json", CONFIG)
@@ -51,7 +51,7 @@ def write(
             for number, (part, shape) in enumerate({"up": (24, 16), "down": (16, 24)}.items()):
                 name = f"model.layers.{layer}.{part}.weight"
                 data = linear.pack(AFFINE, shape, quantized(shape, seed + layer * 2 + number + 100 * (name == change)))
-                writer.tensor(name, scheme=linear.dump(AFFINE), dtype="bfloat16", shape=shape, length=len(data),
+                writer.tensor(name, scheme=schemes.dump(AFFINE), dtype="bfloat16", shape=shape, length=len(data),
                               data=[data], error=0.05 + layer / 100, max_error=0.5)  # fmt: skip
             dense(f"model.layers.{layer}.norm.weight", (16,))
         writer.alias("head.weight", "model.embed.weight")

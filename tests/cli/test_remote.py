@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from qformat import container, linear
+from qformat import container, schemes
 from tests.cli import models
 from tests.cli.command_line import call, controls, process
 from tests.cli.range_server import Asked, serve
@@ -56,7 +56,7 @@ def test_of_a_large_model_file_only_the_index_travels(tmp_path: Path) -> None:
             shape = (512, 1024) if n < 4 else (16,)
             writer.tensor(
                 f"layers.{n}.weight",
-                scheme=linear.dump(models.PLAIN),
+                scheme=schemes.dump(models.PLAIN),
                 dtype="float32",
                 shape=shape,
                 length=len(data),

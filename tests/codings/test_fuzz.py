@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qformat import linear
+from qformat import linear, schemes
 from qformat.errors import InvalidFileError, QFormatError
 from tests.strategies import Linear, linears
 
 
-def _outcome(scheme: linear.Scheme, case: Linear, stored: np.ndarray) -> str:
+def _outcome(scheme: schemes.Scheme, case: Linear, stored: np.ndarray) -> str:
     try:
         parts = linear.parts(scheme, case.shape, case.parameters, stored)
         held = linear.secure(scheme, case.shape, case.parameters, parts)
@@ -90,22 +90,22 @@ json_values = st.recursive(
 @given(st.one_of(json_values, json_values.map(lambda coding: {"coding": coding})))
 def test_any_json_is_a_scheme_or_is_refused(document: object) -> None:
     try:
-        scheme = linear.parse(document)
+        scheme = schemes.parse(document)
     except QFormatError:
         return
-    assert linear.parse(linear.dump(scheme)) == scheme
+    assert schemes.parse(schemes.dump(scheme)) == scheme
 
 
 @given(linears(), st.data())
 def test_a_changed_scheme_fits_its_extent_or_is_refused(case: Linear, data: st.DataObject) -> None:
     """A mutated scheme over the same bytes: `layout` gives another length, or everything still fits."""
-    document = linear.dump(case.scheme)
+    document = schemes.dump(case.scheme)
     node = document["coding"]
     key = data.draw(st.sampled_from(sorted(node)))
     node[key] = data.draw(st.one_of(json_values, st.integers(-1, 20)))
     stored = linear.pack(case.scheme, case.shape, case.arrays, case.parameters)
     try:
-        scheme = linear.parse(document)
+        scheme = schemes.parse(document)
         if linear.layout(scheme, case.shape, case.parameters).length != len(stored):
             return
     except QFormatError:

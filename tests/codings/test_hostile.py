@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qformat import codings, linear
+from qformat import codings, linear, schemes
 from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError, LimitError, QFormatError, UnsupportedError
-from qformat.linear import Scheme
+from qformat.schemes import Scheme
 
 SHAPE = (6, 32)
 FLOAT = {"coding": "dense", "dtype": "float16"}
 
 
 def _scheme(coding: dict[str, Any], **rest: Any) -> Scheme:
-    return linear.parse({"coding": coding, **rest})
+    return schemes.parse({"coding": coding, **rest})
 
 
 def _affine(**rest: Any) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_a_group_may_be_larger_than_the_row_but_a_comb_must_divide() -> None:
 )
 def test_names_of_a_later_version_are_unsupported_by_name(name: str, document: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedError, match=f"unknown {name}") as caught:
-        linear.parse(document)
+        schemes.parse(document)
     assert caught.value.field is not None
     assert caught.value.field.endswith(name)
 
@@ -123,7 +123,7 @@ def test_names_of_a_later_version_are_unsupported_by_name(name: str, document: d
 )  # fmt: skip
 def test_documents_that_break_the_grammar(document: object) -> None:
     with pytest.raises(InvalidFileError):
-        linear.parse(document)
+        schemes.parse(document)
 
 
 def test_nesting_is_bounded() -> None:
@@ -133,10 +133,10 @@ def test_nesting_is_bounded() -> None:
             coding = {"coding": "affine", "bits": 4, "scales": coding}
         return coding
 
-    assert linear.parse({"coding": nested(4)})
+    assert schemes.parse({"coding": nested(4)})
     for depth in (5, 9, 30, 3000):
         with pytest.raises(InvalidFileError):
-            linear.parse({"coding": nested(depth)})
+            schemes.parse({"coding": nested(depth)})
 
 
 @pytest.mark.parametrize(

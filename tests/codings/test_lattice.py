@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qformat import codings, linear
+from qformat import codings, linear, schemes
 from qformat.codings import lattice
 from qformat.codings.grammar import Lattice
 from qformat.codings.parts import Window
@@ -138,7 +138,7 @@ def test_a_rotated_matrix() -> None:
     scale = {"transform": "scale", "dtype": "float16"}
     sides = [[scale, {"transform": "hadamard", "block": block}] for block in (64, 16)]
     coding = {"coding": "lattice", "lattices": ["e8p"]}
-    scheme = linear.parse({"coding": coding, "transforms": sides[0], "output_transforms": sides[1]})
+    scheme = schemes.parse({"coding": coding, "transforms": sides[0], "output_transforms": sides[1]})
     su, sv = (rng.standard_normal(size).astype(np.float16) for size in (64, 16))
     arrays = {
         "transforms.0.scales": su,

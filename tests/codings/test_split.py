@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qformat import linear
+from qformat import linear, schemes
 from qformat.codings import split
 from qformat.codings.grammar import Additive, Affine, Block, Dense, Lookup, Split
-from qformat.linear import Permute, Scheme
+from qformat.schemes import Scheme
+from qformat.transforms import Permute
 
 F16 = Dense(dtype="float16")
 
@@ -96,7 +97,7 @@ def test_exl2(nested: bool) -> None:
     permutation = np.random.default_rng(1).permutation(inputs)
     expected = _published(runs, permutation)
     scheme, arrays = _arrays(runs, permutation, nested)
-    linear.validate(scheme)
+    schemes.validate(scheme)
     linear.check(scheme, expected.shape, arrays)
     found = linear.decode(scheme, expected.shape, arrays)
     if nested:  # the exact products: two roundings of float16 away

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qformat import codings, linear
+from qformat import codings, linear, schemes
 from qformat.codings import trellis
 from qformat.codings.grammar import Dense, Trellis
 
@@ -154,7 +154,7 @@ def test_exl3_rotates_both_sides() -> None:
     rng, ones = np.random.default_rng(0), np.ones(256, np.int8)
     scale, rotate = {"transform": "scale", "dtype": "float16"}, {"transform": "hadamard", "block": 128}
     coding = {"coding": "trellis", "bits": 3, "function": "mul1", "order": "exl3"}
-    scheme = linear.parse({"coding": coding, "transforms": [scale, rotate], "output_transforms": [scale, rotate]})
+    scheme = schemes.parse({"coding": coding, "transforms": [scale, rotate], "output_transforms": [scale, rotate]})
     suh, svh = (rng.choice([-1, 1], size) * rng.uniform(0.5, 2, size) for size in (256, 128))
     codes = rng.integers(0, 8, (8, 16, 256)).astype(np.uint8)
     arrays = {

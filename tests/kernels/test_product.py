@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qformat import codings, corrections, kernels, linear, transforms
+from qformat import codings, corrections, kernels, linear, schemes, transforms
 from qformat.codings.parts import Window
 from qformat.kernels.around import around
 from tests.strategies import Linear, linears
@@ -69,7 +69,7 @@ def test_product_is_that_of_its_parts(case: Linear, batch: int, data: st.DataObj
 @pytest.mark.parametrize("block", [1, 2, 64, 128, 4096, 8192])
 def test_hadamard_matrices_of_any_size_are_products_of_small_ones(block: int) -> None:
     """As the butterflies of the definition, and orthogonal."""
-    scheme = linear.Scheme(
+    scheme = schemes.Scheme(
         coding=codings.grammar.Dense(dtype="float32"), transforms=(transforms.Hadamard(block=block),)
     )
     x = np.random.default_rng(0).standard_normal((3, 8192))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qformat import linear
+from qformat import linear, schemes
 from qformat.converters.methods import METHODS, Coded, join, native, quantize
 from qformat.errors import RecipeError, SourceError
 from tests.methods.weights import like_a_model, matrices, real, sample
@@ -50,7 +50,7 @@ def test_arrays_fit_the_scheme_and_errors_are_those_of_decoding(
     name, options = choice
     weight = np.clip(weight, -3e4, 3e4)
     coded = quantize(name, weight, **options)
-    linear.validate(coded.scheme)
+    schemes.validate(coded.scheme)
     difference = weight.astype(np.float64) - decode(coded, weight.shape)
     assert math.isclose(coded.squared_error, np.sum(difference**2), rel_tol=1e-9, abs_tol=1e-300)
     assert math.isclose(coded.squared_norm, np.sum(weight.astype(np.float64) ** 2), rel_tol=1e-9, abs_tol=1e-300)

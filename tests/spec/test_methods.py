@@ -9,7 +9,7 @@ import decoder
 import numpy as np
 import pytest
 
-from qformat import linear
+from qformat import linear, schemes
 from qformat.converters.methods import METHODS, quantize
 
 
@@ -31,5 +31,5 @@ def test_a_method(name: str, options: dict[str, Any]) -> None:
     stored = linear.pack(made.scheme, weight.shape, made.arrays, made.parameters)
     expected = linear.decode(made.scheme, weight.shape, made.arrays, parameters=made.parameters)
     parameters = (*made.parameters, *[0] * (4 - len(made.parameters)))
-    found = decoder.decode(linear.dump(made.scheme), weight.shape, parameters, stored.tobytes())
+    found = decoder.decode(schemes.dump(made.scheme), weight.shape, parameters, stored.tobytes())
     assert np.array_equal(found, expected)

@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 from hypothesis import given
 
-from qformat import container, linear
+from qformat import container, schemes
 from qformat.codings.grammar import Dense
-from qformat.linear import Activations, Scheme
+from qformat.schemes import Activations, Scheme
 from tests.strategies import Coded, Linear, coded, linears
 
 SPEC = Path(__file__).parents[2] / "spec"
@@ -30,17 +30,17 @@ def test_the_schemes_of_vectors(file: Path) -> None:
 
 @given(linears())
 def test_schemes_with_anything_around_a_coding(case: Linear) -> None:
-    SCHEMES.validate(json.loads(json.dumps(linear.dump(case.scheme))))
+    SCHEMES.validate(json.loads(json.dumps(schemes.dump(case.scheme))))
 
 
 @given(coded())
 def test_schemes_of_any_coding(case: Coded) -> None:
-    SCHEMES.validate(json.loads(json.dumps(linear.dump(Scheme(coding=case.coding)))))
+    SCHEMES.validate(json.loads(json.dumps(schemes.dump(Scheme(coding=case.coding)))))
 
 
 def test_notes_for_the_runtime() -> None:
     for activations in (Activations(bits=8), Activations(bits=4, granularity="tensor", outlier_threshold=6.0)):
-        SCHEMES.validate(linear.dump(Scheme(coding=Dense(dtype="float32"), activations=activations, method="int8")))
+        SCHEMES.validate(schemes.dump(Scheme(coding=Dense(dtype="float32"), activations=activations, method="int8")))
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_documents_that_neither_takes(document: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
         SCHEMES.validate(document)
     with pytest.raises(ValueError):
-        linear.parse(document)
+        schemes.parse(document)

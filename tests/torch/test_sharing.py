@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qformat import container, linear
+from qformat import container, linear, schemes
 from qformat.converters.methods import quantize
 
 MIB = 1 << 20
@@ -66,7 +66,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     coded = quantize("rtn", weight, bits=4, group_size=64)
     data = linear.pack(coded.scheme, weight.shape, coded.arrays, coded.parameters)
     with container.create(path) as writer:
-        scheme = linear.dump(coded.scheme)
+        scheme = schemes.dump(coded.scheme)
         writer.tensor("w", scheme=scheme, dtype="float32", shape=weight.shape, length=len(data), data=[data])
         writer.finish({})
     return path
