@@ -53,7 +53,7 @@ class Journal:
         self._mutex = threading.Lock()
         self._fd = _open_locked(path)
         try:
-            found, end = _records(os.pread(self._fd, MAX_JOURNAL, 0))
+            found, end = _records(self._raw())
             if restart or not found:
                 found, end = [], 0
             elif (differs := _difference(found[0].get("fingerprint", {}), fingerprint)) is not None:
@@ -74,6 +74,9 @@ class Journal:
             os.close(self._fd)
             raise
 
+    def _raw(self) -> bytes:
+        return os.pread(self._fd, min(os.fstat(self._fd).st_size, MAX_JOURNAL), 0)
+
     def append(self, records: list[dict[str, Any]]) -> None:
         """Write records and force them to the disk."""
         data = memoryview(b"".join(map(_line, records)))
@@ -85,7 +88,7 @@ class Journal:
 
     def truncate(self, records: list[dict[str, Any]]) -> None:
         """Keep only the first of the old records (the file was shorter than the journal said)."""
-        raw = os.pread(self._fd, MAX_JOURNAL, 0)
+        raw = self._raw()
         end = raw.find(b"\n") + 1
         for _ in records:
             end = raw.find(b"\n", end) + 1

@@ -146,8 +146,12 @@ class Committer:
                 if self._failure is None:
                     work[0].sync()
                     self._journal.append(work[1])
+            except QFormatError as error:
+                self._failure = error
             except OSError as error:
-                self._failure = error if isinstance(error, QFormatError) else output_error(error, self._journal.path)
+                self._failure = output_error(error, self._journal.path)
+            except Exception as error:  # a thread that ended here would leave `drain` waiting for ever
+                self._failure = error
             finally:
                 self._queue.task_done()
         self._queue.task_done()

@@ -34,7 +34,6 @@ from typing import Any
 from qformat.errors import RecipeError
 
 MAX_RECIPE = 2**20
-_RULE_WORDS = ("match", "skip", "axis", "method")
 _AXES = ("out_in", "in_out")
 
 

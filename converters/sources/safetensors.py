@@ -32,9 +32,9 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def read_header(path: Path, name: str | None = None) -> tuple[FileId, dict[str, SourceTensor], dict[str, str]]:
+def read_header(path: Path) -> tuple[FileId, dict[str, SourceTensor], dict[str, str]]:
     """The file, its tensors in the order of their bytes, and its `__metadata__`; SourceError for anything malformed."""
-    file = FileId.of(path, name)
+    file = FileId.of(path)
     raw = _header_bytes(path, file)
     entries, metadata = _parse(raw, path)
     return file, _place(entries, file, 8 + len(raw)), metadata

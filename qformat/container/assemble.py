@@ -75,10 +75,8 @@ def trailer(offset: int, length: int, digest: bytes) -> bytes:
     return tail.tobytes()
 
 
-def build_index(
-    entries: Sequence[Entry], document: dict[str, Any], previous: tuple[int, int, bytes] = (0, 0, bytes(32))
-) -> bytes:
-    """The bytes of an index of entries in file order."""
+def build_index(entries: Sequence[Entry], document: dict[str, Any]) -> bytes:
+    """The bytes of an index of entries in file order, the first of its file."""
     schemes: dict[bytes, int] = {}
     numbers = [
         NONE if e.scheme is None else schemes.setdefault(strictjson.dumps(e.scheme), len(schemes)) for e in entries
@@ -136,11 +134,6 @@ def build_index(
     )
     head["names_length"], head["json_length"] = len(pool), len(text)
     head["extents_end"] = align(max((e.end for e in entries), default=PREAMBLE.itemsize))
-    head["previous_offset"], head["previous_length"], head["previous_digest"] = (
-        previous[0],
-        previous[1],
-        np.void(previous[2]),
-    )
     out = bytearray(starts[-1])
     out[: INDEX.itemsize] = head.tobytes()
     for start, part in zip(starts, (records.tobytes(), table.tobytes(), pool, text), strict=False):

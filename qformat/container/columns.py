@@ -22,8 +22,6 @@ from qformat.errors import InvalidFileError, LimitError
 
 TENSOR, ALIAS, ATTACHMENT = range(len(KINDS))
 
-EXTENT = ("offset", "length", "stored", "first_chunk")
-
 _KNOWN = np.zeros(max(dtypes.NAME_OF_ID) + 2, bool)
 _KNOWN[list(dtypes.NAME_OF_ID)] = True
 _WORDS = RECORD.itemsize // 8

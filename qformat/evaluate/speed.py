@@ -57,17 +57,17 @@ def _places(cache: Any, first: int, last: int) -> dict[str, Any]:
     return {} if cache is None else {"past_key_values": cache, "cache_position": torch.arange(first, last)}
 
 
-def random_prompt(vocabulary: int, tokens: int, seed: int = 0) -> torch.Tensor:
+def random_prompt(vocabulary: int, tokens: int) -> torch.Tensor:
     """Token ids (1, tokens)."""
-    return torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
 
 
-def speed(model: Any, *, prompt_tokens: int = 128, new_tokens: int = 32, rounds: int = 3, seed: int = 0) -> Speed:
+def speed(model: Any, *, prompt_tokens: int = 128, new_tokens: int = 32, rounds: int = 3) -> Speed:
     """Time random tokens through `model`: a prompt at once, then one token after the other with the key-value cache.
 
     The first round, which touches the file's pages for the first time, is not counted.
     """
-    prompt = random_prompt(model.config.vocab_size, prompt_tokens, seed)
+    prompt = random_prompt(model.config.vocab_size, prompt_tokens)
     passes = [run_once(model, prompt, new_tokens) for _ in range(rounds + 1)][1:]
     reading, writing = (median(getattr(each, name) for each in passes) for name in ("reading", "writing"))
     return Speed(prompt_tokens / reading, new_tokens / writing)

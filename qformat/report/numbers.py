@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
 
 
-def _scaled(number: float, digits: int = 3) -> tuple[str, str]:
-    """`number` with `digits` significant digits and its decimal prefix: 15234567 → ("15.2", "M")."""
+def _scaled(number: float) -> tuple[str, str]:
+    """`number` with three significant digits and its decimal prefix: 15234567 → ("15.2", "M")."""
     magnitude, prefix = abs(number), 0
-    while prefix < len(_UNITS) - 1 and float(f"{magnitude:.{digits}g}") >= 1000:
+    while prefix < len(_UNITS) - 1 and float(f"{magnitude:.3g}") >= 1000:
         magnitude, prefix = magnitude / 1000, prefix + 1
-    whole = len(str(int(float(f"{magnitude:.{digits}g}"))))
-    return f"{math.copysign(magnitude, number):.{max(digits - whole, 0)}f}", _UNITS[prefix]
+    whole = len(str(int(float(f"{magnitude:.3g}"))))
+    return f"{math.copysign(magnitude, number):.{max(3 - whole, 0)}f}", _UNITS[prefix]
 
 
 def size(n_bytes: int) -> str:
@@ -58,12 +58,12 @@ def plural(number: int, noun: str) -> str:
     return f"{exact(number)} {noun}{'' if number == 1 else 's'}"
 
 
-def shape(dims: Sequence[int], times: str = "×") -> str:
+def shape(dims: Sequence[int]) -> str:
     """
     >>> shape((4096, 11008)), shape(())
     ('4096 × 11008', 'scalar')
     """
-    return f" {times} ".join(map(str, dims)) if len(dims) else "scalar"
+    return " × ".join(map(str, dims)) if len(dims) else "scalar"
 
 
 def error(value: float | None) -> str:
@@ -128,7 +128,7 @@ def rate(n_bytes: float, elapsed: float) -> str:
     return f"{size(round(n_bytes / elapsed))}/s" if elapsed > 0 else "–"
 
 
-def ranges(numbers: Iterable[int], to: str = "–") -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Whole numbers as runs.
 
     >>> ranges([0, 1, 2, 3, 5, 7, 8])
@@ -140,4 +140,4 @@ def ranges(numbers: Iterable[int], to: str = "–") -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}{to}{last}" for first, last in runs)
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)

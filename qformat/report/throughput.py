@@ -18,6 +18,9 @@ from qformat.tensor import Tensor
 # Bytes in rotation from which a pass reads memory and not a cache: below, a share of a plain read would mean nothing.
 IN_MEMORY = 128 << 20
 
+# Stored bytes of each kind in rotation: more would only take longer.
+MOST = 1 << 30
+
 
 class Kind(NamedTuple):
     """What decides the work of a kernel: tensors that are equal in it are timed together."""
@@ -45,7 +48,7 @@ class Throughput:
     share: float | None  # of the plain read; None for kinds that caches hold
 
 
-def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterator[Throughput]:
+def throughput(model: Model, *, rounds: int = 5) -> Iterator[Throughput]:
     """Time `matvec` in both modes and `decode` of each kind of quantized matrices.
 
     In a round the pages of the tensors are read plainly, then each operation passes over them once; a share compares
@@ -55,9 +58,8 @@ def throughput(model: Model, *, rounds: int = 5, most: int = 1 << 30) -> Iterato
     Args:
         model: an open file.
         rounds: counted after one that is not, which touches the pages for the first time.
-        most: stored bytes of each kind in rotation; at least one tensor.
     """
-    for kind, tensors in _kinds(model, most).items():
+    for kind, tensors in _kinds(model).items():
         rows, inputs = kind.shape
         passes = _operations(np.random.default_rng(0).standard_normal(inputs, np.float32))
         n_bytes, weights = sum(t.nbytes for t in tensors), len(tensors) * rows * inputs
@@ -88,8 +90,8 @@ def _operations(x: NDArray[np.float32]) -> dict[str, Callable[[Tensor], object]]
     }
 
 
-def _kinds(model: Model, most: int) -> dict[Kind, list[Tensor]]:
-    """Quantized matrices by kind, in the file's order, aliases left out."""
+def _kinds(model: Model) -> dict[Kind, list[Tensor]]:
+    """Quantized matrices by kind, in the file's order, aliases left out: of each kind one, or up to `MOST` bytes."""
     kinds: dict[Kind, list[Tensor]] = {}
     for name in model:
         tensor = model[name]
@@ -98,7 +100,7 @@ def _kinds(model: Model, most: int) -> dict[Kind, list[Tensor]]:
             continue
         layout = getattr(tensor.scheme.coding, "layout", None)
         found = kinds.setdefault(Kind(tensor.coding, tensor.bits, tensor.group_size, layout, (rows, inputs)), [])
-        if not found or sum(t.nbytes for t in found) + tensor.nbytes <= most:
+        if not found or sum(t.nbytes for t in found) + tensor.nbytes <= MOST:
             found.append(tensor)
     return kinds
 

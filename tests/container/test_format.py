@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from qformat import container
 from qformat.container import Writer, records
-from qformat.errors import OutputError, QFormatError, RecipeError
+from qformat.container.records import Limits
+from qformat.errors import LimitError, OutputError, QFormatError, RecipeError
 from tests.container.files import DENSE, put, sample
 
 SAMPLE = sample()
@@ -265,3 +266,14 @@ def test_split_compression_saves_a_third_of_bfloat16(tmp_path: Path) -> None:
     assert entry.stored < 0.672 * entry.length  # ZipNN (arXiv 2411.05239) reports about a third
     with container.open(tmp_path / "x.qf") as opened:
         assert np.array_equal(opened.read("w").view(np.uint16), data)
+
+
+@pytest.mark.parametrize(
+    ("limit", "held"), [("records", 6), ("json_depth", 4), ("dimension", 5000), ("elements", 5000.0), ("extent", 5000)]
+)
+def test_what_a_reader_takes_is_an_argument(tmp_path: Path, limit: str, held: float) -> None:
+    path = tmp_path / "x.qf"
+    path.write_bytes(SAMPLE)
+    container.open(path, limits=Limits(**{limit: held})).close()  # type: ignore[arg-type]
+    with pytest.raises(LimitError):
+        container.open(path, limits=Limits(**{limit: held - 1}))  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ import qformat
 from qformat.converters import output
 from qformat.converters import plan as planning
 from qformat.converters.journal import Journal
+from qformat.converters.output import Output
 from qformat.errors import InterruptedRunError, OutputError
 from tests.converters.checkpoints import directory, llama
 
@@ -265,3 +266,15 @@ def test_a_worker_that_dies_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatc
     assert not (tmp_path / "x.qf").exists()
     qformat.convert(root, tmp_path / "x.qf", method="rtn")
     assert listing(tmp_path) == {"whole.qf": expected, "x.qf": expected}
+
+
+def test_whatever_fails_while_committing_comes_out_at_the_next_call(tmp_path: Path) -> None:
+    made = Output(tmp_path / "x.qf", [1], {})
+    try:
+        entry = made.writer.tensor("t", scheme={"coding": {"coding": "dense", "dtype": "uint8"}}, dtype="uint8",
+                                   shape=(1,), length=1, data=[b"x"])  # fmt: skip
+        made.record(entry, {"name": "t", "note": object()}, 1)  # no JSON
+        with pytest.raises(TypeError):
+            made.seal({}, {})
+    finally:
+        made.close()
