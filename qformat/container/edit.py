@@ -15,6 +15,7 @@ from qformat.container import chunks, strictjson
 from qformat.container.assemble import trailer
 from qformat.container.part import Part
 from qformat.container.records import INDEX, LIMITS, PREAMBLE, TRAILER, TRAILER_MAGIC, align, sections
+from qformat.container.sets import set_of
 from qformat.container.sources import LocalFile
 from qformat.errors import InvalidFileError, OutputError, QFormatError, RecipeError
 
@@ -43,8 +44,10 @@ def edit_metadata(path: str | os.PathLike[str], changes: Mapping[str, Any]) -> s
 
     Raises:
         RecipeError: a value has no strict JSON form.
-        OutputError: another process edits the file, or it cannot be written.
+        OutputError: the file is a shard, another process edits it, or it cannot be written.
     """
+    if (whole := set_of(path)) is not None:
+        raise OutputError(f"a shard of {whole}, which pins its size and digest: edit {whole} instead", file=path)
     with _locked(path) as descriptor:
         source = LocalFile(os.fspath(path))
         try:

@@ -31,31 +31,42 @@ def check_shard_name(name: Any, file: str) -> str:
     return str(name)
 
 
-def open_shards(first: Part, limits: Limits) -> list[Part]:
-    """The other files of a set, each the very one that the manifest names: size and digest must agree."""
-    table = first.index.document.get("shards")
-    if ("shards" in first.index.document["required"]) != (table is not None):
+def table(first: Part, limits: Limits) -> list[dict[str, Any]]:
+    """The rows of a manifest: file, size and digest of each shard; none of any other file.
+
+    Raises:
+        InvalidFileError: the table makes no sense.
+    """
+    rows = first.index.document.get("shards")
+    if ("shards" in first.index.document["required"]) != (rows is not None):
         raise InvalidFileError(
             "shards and the feature of that name go together", file=first.source.path, field="json.shards"
         )
-    if table is None:
+    if rows is None:
         return []
     file = first.source.path
-    if not isinstance(table, list) or not 1 <= len(table) <= limits.shards or first.tensors:
+    if not isinstance(rows, list) or not 1 <= len(rows) <= limits.shards or first.tensors:
         raise InvalidFileError("not a table of shards beside no tensors", file=file, field="json.shards")
-    parts: list[Part] = []
     seen: set[str] = set()
-    missing = []
-    for row in table:
+    for row in rows:
         if not isinstance(row, dict) or set(row) != {"file", "size", "digest"}:
             raise InvalidFileError("a shard is file, size and digest", file=file, field="json.shards", found=row)
         name = check_shard_name(row["file"], file)
         if name in seen:
             raise InvalidFileError("a shard twice", file=file, field="json.shards", found=name)
         seen.add(name)
+    return rows
+
+
+def open_shards(first: Part, limits: Limits) -> list[Part]:
+    """The other files of a set, each the very one that the manifest names: size and digest must agree."""
+    rows = table(first, limits)
+    file = first.source.path
+    parts: list[Part] = []
+    missing = []
     folder, separator, _ = file.rpartition("/")
     try:
-        for row in table:
+        for row in rows:
             path = folder + separator + row["file"]
             try:
                 part = Part(open_source(path), limits)
@@ -75,7 +86,7 @@ def open_shards(first: Part, limits: Limits) -> list[Part]:
                 )
         if missing:
             raise InvalidFileError(
-                f"{len(missing)} of {len(table)} shards are missing: {', '.join(missing[:5])}",
+                f"{len(missing)} of {len(rows)} shards are missing: {', '.join(missing[:5])}",
                 file=file,
                 field="json.shards",
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qformat import report, store, verification
+from qformat import container, linear, report, store, verification
 from qformat.errors import QFormatError
 from qformat.report.layout import cells
 from tests.cli import models
@@ -281,6 +281,20 @@ def test_what_is_not_there(model: Path) -> None:
         assert "no.key" in result.err
     assert call("meta", "--json", model, "set", "key", "{").code == 2
     assert call("meta", "recover").code == 2
+
+
+def test_of_a_set_the_manifest_is_edited_and_no_shard(tmp_path: Path) -> None:
+    path = tmp_path / "x-00001-of-00001.qf"
+    with container.create(path) as writer:
+        writer.tensor("a", scheme=linear.dump(models.PLAIN), dtype="float32", shape=(1,), length=4, data=[bytes(4)])
+        writer.finish({"a": 1})
+    container.write_manifest(tmp_path / "x.qf", [path], {"general.name": "x"})
+    for arguments in (["set", "general.name", "y"], ["unset", "a"]):
+        result = call("meta", path, *arguments)
+        assert (result.code, result.out) == (1, "")
+        assert result.err == f"error: {path}: a shard of x.qf, which pins its size and digest: edit x.qf instead\n"
+    assert call("meta", tmp_path / "x.qf", "set", "general.name", "y").code == 0
+    assert call("verify", "-q", tmp_path / "x.qf") == (0, "", "")
 
 
 def test_a_torn_edit_is_recovered_and_only_by_recover(model: Path, tmp_path: Path) -> None:

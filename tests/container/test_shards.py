@@ -134,3 +134,41 @@ def test_a_shard_that_is_no_file_is_refused_at_once(model: Path) -> None:
         make(path)
         with pytest.raises(InvalidFileError, match="not a regular file"):
             container.open(model)
+
+
+def test_a_shard_is_not_edited(model: Path, tmp_path: Path) -> None:
+    """The set pins its size and digest, so an edit would break it: also of one that has a name of its own."""
+    (tmp_path / "other").mkdir()
+    free = shard(tmp_path / "free.qf", "f")
+    container.write_manifest(tmp_path / "l.qf", [free, tmp_path / "m-00001-of-00002.qf"], {})
+    (tmp_path / "other" / "link.qf").symlink_to(free)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.qf")}
+    for name, whole in (("free.qf", "l"), ("m-00002-of-00002.qf", "m"), ("other/link.qf", "l")):
+        with pytest.raises(OutputError, match=rf"a shard of {whole}\.qf, .*: edit {whole}\.qf instead"):
+            container.edit_metadata(tmp_path / name, {"a": 1})
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.qf")} == before
+    container.edit_metadata(model, {"a": 1})  # the set itself
+    with container.open(model) as opened:
+        assert opened.metadata == {"a": 1, "general.name": "m"}
+
+
+def test_what_no_set_lists_is_edited(model: Path) -> None:
+    """A name alone says nothing, and neither does what else lies there."""
+    for name in ("broken.qf", "empty.qf", "m-00003-of-00003.qf.qf"):
+        put(model.parent, model.read_bytes()[:-1] if name == "broken.qf" else b"", name)
+    os.mkfifo(model.parent / "fifo.qf")
+    (model.parent / "folder.qf").mkdir()
+    alone = shard(model.parent / "m-00003-of-00003.qf", "x")
+    container.edit_metadata(alone, {"a": 1})
+    os.unlink(model)
+    container.edit_metadata(model.parent / "m-00001-of-00002.qf", {"a": 1})
+
+
+def test_a_torn_shard_is_recovered(model: Path) -> None:
+    """Cutting back to the last whole trailer is what makes the set whole again."""
+    path = model.parent / "m-00001-of-00002.qf"
+    with path.open("ab") as file:
+        file.write(b"torn")
+    assert container.recover(path) == 4
+    with container.open(model) as opened:
+        assert opened.verify() == []
