@@ -1,6 +1,7 @@
 """The files of a run: `OUT.partial` growing beside `OUT.journal`, until one rename makes OUT of it.
 
 For a set of shards every shard has its own `.partial`; all are renamed at the end and the manifest is written last.
+What that leaves of an older set, with another number of shards, is deleted after it: the journal remembers its table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from qformat import container
 from qformat.container import Entry, Writer
+from qformat.container.sets import Row, drop_replaced, rows_at
 from qformat.converters.journal import Journal
 from qformat.converters.sources import Source
 from qformat.errors import OutputError, QFormatError
@@ -171,7 +173,9 @@ class Output:
         self.targets = shard_paths(out, len(self.counts))
         self.partials = [path.with_name(path.name + ".partial") for path in self.targets]
         self.journal = Journal(out.with_name(out.name + ".journal"), fingerprint, restart=restart)
-        self.finished = any("done" in record for record in self.journal.records)
+        done = next((record for record in self.journal.records if "done" in record), None)
+        self.finished = done is not None
+        self.replaced: list[Row] = done.get("replaces", []) if done is not None else []
         self.notes: list[dict[str, Any]] = []  # of finished tensors, in order
         self.hashes: dict[str, str] = {}
         self.sealed: set[int] = set()
@@ -255,9 +259,11 @@ class Output:
         self._open(self.shard)
 
     def publish(self, attachments: dict[str, bytes], metadata: dict[str, Any]) -> None:
-        """Every shard gets its name, a set its manifest; then the journal goes. Safe to repeat after a kill."""
+        """Every shard gets its name, a set its manifest, shards of an older set are deleted, then the journal. Safe to
+        repeat after a kill."""
         if not self.finished:
-            self.journal.append([{"done": True}])
+            self.replaced = rows_at(self.out)
+            self.journal.append([{"done": True, "replaces": self.replaced}])
         try:
             for partial, target in zip(self.partials, self.targets, strict=True):
                 if partial.exists():
@@ -266,6 +272,7 @@ class Output:
             if len(self.targets) > 1:
                 container.write_manifest(self.out, self.targets, metadata, attachments)
                 sync_directory(self.out.parent)
+            drop_replaced(self.out, self.replaced)
             self.journal.remove()
             sync_directory(self.out.parent)
         except OSError as error:

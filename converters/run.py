@@ -60,7 +60,7 @@ def convert(
         executor: any other `concurrent.futures.Executor` to run slabs on, such as a cluster's.
         compress: byte-split and compress the floats that stay dense.
         shard_size: cut the output into files of about this size.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out` if it exists. Of a set of shards nothing stays that the new output does not have.
         restart: discard what an interrupted run of something else left.
         nonfinite: what becomes of a linear with NaN or infinities: it stays "dense" and is reported, is an "error", or
             the numbers become "zero" or are "clamp"ed.

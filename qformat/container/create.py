@@ -75,8 +75,9 @@ def _link(descriptor: int, name: Path) -> None:
 def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
     """A Writer for a new file at `path`, which appears, whole, when the block ends after `finish`.
 
-    An existing file is replaced in one step; readers that have it open keep the old one. If the block raises, or ends
-    without `finish`, nothing changes.
+    An existing file is replaced in one step; readers that have it open keep the old one. If it was a set of shards,
+    those that the new file does not claim are deleted after that. If the block raises, or ends without `finish`,
+    nothing changes.
 
     Raises:
         OutputError: the target cannot be written; `finish` was not called.
@@ -84,6 +85,7 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
     import secrets
     from pathlib import Path
 
+    from qformat.container.sets import drop_replaced, rows_at
     from qformat.container.writer import Writer
 
     target = Path(path)
@@ -110,9 +112,11 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
             if not named:
                 _link(file.fileno(), temporary)
                 named = True
+        replaced = rows_at(target)
         os.rename(temporary, target)
         named = False
         sync_directory(folder)
+        drop_replaced(target, replaced)
     except OSError as error:
         if isinstance(error, OutputError):
             raise

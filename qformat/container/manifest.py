@@ -23,7 +23,8 @@ def write_manifest(
 ) -> str:
     """Write the file that is opened in the name of a set, after its shards; returns the set's digest.
 
-    The shards, finished .qf files without attachments, must lie beside it; it pins the size and digest of each.
+    The shards, finished .qf files without attachments, must lie beside it; it pins the size and digest of each. What is
+    left of a set that was at `path` is deleted: see `create`.
     """
     target = Path(path)
     rows = []

@@ -172,3 +172,48 @@ def test_a_torn_shard_is_recovered(model: Path) -> None:
     assert container.recover(path) == 4
     with container.open(model) as opened:
         assert opened.verify() == []
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_set_that_is_replaced_leaves_nothing(model: Path) -> None:
+    """By a smaller set or by a file; the names of the shards are anybody's choice."""
+    folder = model.parent
+    kept = [folder / "m-00001-of-00002.qf", shard(folder / "free.qf", "f"), shard(folder / "mine.qf", "n")]
+    container.write_manifest(model, kept, {})
+    assert names(folder) == ["free.qf", "m-00001-of-00002.qf", "m.qf", "mine.qf"]
+    with pytest.raises(RuntimeError), container.create(model) as writer:
+        writer.finish({})
+        raise RuntimeError
+    assert len(container.open(model)) == 4
+    container.write_manifest(folder / "n.qf", [folder / "mine.qf"], {})  # claims what m.qf has, too
+    with container.create(model) as writer:
+        writer.finish({})
+    assert names(folder) == ["m.qf", "mine.qf", "n.qf"]
+    assert len(container.open(folder / "n.qf")) == 1
+
+
+def test_of_a_replaced_set_only_its_own_files_are_deleted(model: Path) -> None:
+    """A table may name what was never the set's: such a file has another content, and no name of this set's."""
+    folder = model.parent
+    parts = Parts(model.read_bytes())
+    other = shard(folder / "other-00002-of-00002.qf", "x")
+
+    def claim(document: dict) -> None:
+        document["shards"] += [
+            {"file": other.name, "size": other.stat().st_size, "digest": "0" * 64},
+            {"file": "missing.qf", "size": 1, "digest": "0" * 64},
+            {"file": "folder.qf", "size": 1, "digest": "0" * 64},
+            {"file": "m-00003-of-00004.qf", "size": 1, "digest": "0" * 64},
+        ]
+
+    parts.document(claim)
+    put(folder, parts.bytes(), "m.qf")
+    (folder / "folder.qf").mkdir()
+    (folder / "m-00003-of-00004.qf").mkdir()
+    (folder / "m-00002-of-00002.qf").write_bytes(b"damaged")
+    with container.create(model) as writer:
+        writer.finish({})
+    assert names(folder) == ["folder.qf", "m-00003-of-00004.qf", "m.qf", "other-00002-of-00002.qf"]
