@@ -52,7 +52,9 @@ class QExperts(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: Any, top_k_weights: Any) -> torch.Tensor:
         """hidden_states (tokens, hidden_size), top_k_index and top_k_weights (tokens, k) to (tokens, hidden_size)."""
-        if numbered.recording():
+        # the op has no gradient: where one is asked for, graphs break at what depends on the routing
+        differentiable = hidden_states.requires_grad or top_k_weights.requires_grad
+        if numbered.recording() and not (differentiable and torch.is_grad_enabled()):
             y: torch.Tensor = torch.ops.qformat.experts(hidden_states, top_k_index, top_k_weights, self._number)
             return y
         return self.mix(hidden_states, top_k_index, top_k_weights)

@@ -90,7 +90,7 @@ class QLinear(nn.Module):
         """x (..., in_features) to (..., out_features) of the same dtype."""
         if numbered.recording():
             y: torch.Tensor = torch.ops.qformat.linear(x, self._number, self.out_features)
-        elif x.requires_grad and torch.is_grad_enabled():
+        elif (x.requires_grad and torch.is_grad_enabled()) or numbered.differentiating():
             y = nn.functional.linear(x, self._decoded(x))
         else:
             y = self.product(x, alone=False)
@@ -242,6 +242,7 @@ def _again(tensor: Tensor, bias: torch.Tensor | None, mode: Mode, training: bool
 
 _library = torch.library.Library("qformat", "DEF")
 _library.define("linear(Tensor x, int layer, int out_features) -> Tensor")
+_library.define("linear_backward(Tensor grad, int layer, int in_features) -> Tensor")
 
 
 def _linear(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
@@ -249,9 +250,32 @@ def _linear(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
     return y
 
 
-def _linear_fake(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], out_features))
+def _linear_backward(grad: torch.Tensor, layer: int, in_features: int) -> torch.Tensor:
+    return grad @ numbered.layer(layer)._decoded(grad)
 
 
-_library.impl("linear", _linear, "CompositeExplicitAutograd")
-torch.library.register_fake("qformat::linear", _linear_fake, lib=_library)
+def _resized(x: torch.Tensor, layer: int, features: int) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], features))
+
+
+def _remember(ctx: Any, inputs: tuple[torch.Tensor, int, int], output: torch.Tensor) -> None:
+    ctx.layer, ctx.features = inputs[1], inputs[0].shape[-1]
+
+
+for _name, _function in {"linear": _linear, "linear_backward": _linear_backward}.items():
+    _library.impl(_name, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"qformat::{_name}", _resized, lib=_library)
+
+# x Wᵀ and its gradient, g W, are linear: each is the other's derivative
+torch.library.register_autograd(
+    "qformat::linear",
+    lambda ctx, grad: (torch.ops.qformat.linear_backward(grad, ctx.layer, ctx.features), None, None),
+    setup_context=_remember,
+    lib=_library,
+)
+torch.library.register_autograd(
+    "qformat::linear_backward",
+    lambda ctx, grad: (torch.ops.qformat.linear(grad, ctx.layer, ctx.features), None, None),
+    setup_context=_remember,
+    lib=_library,
+)

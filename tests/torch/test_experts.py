@@ -180,6 +180,20 @@ def test_compiles_to_one_graph(mixtral: Path) -> None:
         torch.testing.assert_close(compiled(*routed()), layer(*routed()))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo asks every tensor for it
+def test_compiled_experts_have_gradients(mixtral: Path) -> None:
+    """Those of the experts that are not compiled, though the graph breaks for them."""
+    layer = experts_of(load_model(mixtral, dtype="float32"))
+    made = []
+    for function in (layer, torch.compile(layer, backend="aot_eager")):
+        x, index, weights = routed()
+        weights.requires_grad_()
+        function(x, index, weights).square().sum().backward()
+        made.append(weights.grad)
+    assert made[0] is not None
+    torch.testing.assert_close(made[1], made[0], rtol=1e-4, atol=1e-5)
+
+
 def test_modes_and_gradients_reach_the_experts(mixtral: Path) -> None:
     model = load_model(mixtral, dtype="float32")
     layer = experts_of(model)

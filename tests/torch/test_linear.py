@@ -14,6 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import qformat
 from qformat.converters.methods import quantize
@@ -180,6 +183,53 @@ def test_compiles_to_one_graph(tmp_path: Path) -> None:
         for batch in (1, 40):
             x = torch.randn(batch, 256)
             torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_compiled_layers_have_gradients(tmp_path: Path) -> None:
+    """Those of the layer that is not compiled, and theirs: not None, as an op without a rule would leave them."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8), torch.randn(10))
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    made = []
+    for function in (layer, compiled):
+        x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        function(x).square().sum().backward()
+        made.append(x.grad)
+    assert made[0] is not None
+    torch.testing.assert_close(made[1], made[0], rtol=1e-4, atol=1e-4)
+
+    def op(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.qformat.linear(x, layer._number, 10)
+        return y
+
+    x = torch.randn(3, 32, requires_grad=True)
+    rows = torch.randn(3, 10, requires_grad=True)
+    (grad,) = torch.autograd.grad(op(x), x, rows, create_graph=True)
+    (twice,) = torch.autograd.grad(grad.sum(), rows)
+    torch.testing.assert_close(twice, layer.weight.sum(1).expand(3, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_tangents_and_transforms_pass_through(tmp_path: Path) -> None:
+    """Forward-mode derivatives are not lost, and the transforms of `torch.func` work."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    x, tangent = torch.randn(3, 32), torch.randn(3, 32)
+    expected = tangent @ layer.weight.T
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, tangent))).tangent
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (tangent,))[1], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.func.jacfwd(layer)(x[0]), layer.weight)
+
+
+@pytest.mark.parametrize("batch", [1, 9, 300])
+def test_what_watches_operations_sees_the_layer(batch: int, tmp_path: Path) -> None:
+    """Fake tensors have no memory to compute with; a graph without the layer hands out memory that nobody wrote."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    with FakeTensorMode():
+        assert layer(torch.empty(batch, 32)).shape == (batch, 10)
+    graph = make_fx(layer)(torch.randn(batch, 32))
+    x = torch.randn(batch, 32)
+    torch.testing.assert_close(graph(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
