@@ -1,9 +1,9 @@
 """The journal beside a growing file: what is finished, for whom, and a lock.
 
 `OUT.journal` is a line per record, each with its own checksum: first the fingerprint of the run (source, recipe,
-versions), then finished entries in file order, at last `done`. A record is written only after the bytes that it speaks
-of are on the disk, so whatever a kill or a power cut leaves behind, everything that the journal says is true. A torn
-last line is not a record.
+versions) and the names of its growing files, then finished entries in file order, at last `done`. A record is written
+only after the bytes that it speaks of are on the disk, so whatever a kill or a power cut leaves behind, everything that
+the journal says is true. A torn last line is not a record.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import errno
 import fcntl
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import xxhash
 
+from qformat.container.sets import claimed
 from qformat.errors import OutputError
 
 MAX_JOURNAL = 2**31
@@ -44,16 +46,22 @@ def _records(raw: bytes) -> tuple[list[dict[str, Any]], int]:
 class Journal:
     """An open, locked journal. `records` is what an earlier run left, without its fingerprint.
 
+    `files` are the names of the growing files beside it; with `restart` those of the earlier run are deleted.
+
     Raises:
         OutputError: another process holds it, or it belongs to a run of something else.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any], *, restart: bool = False) -> None:
+    def __init__(
+        self, path: Path, fingerprint: dict[str, Any], *, files: Sequence[str] = (), restart: bool = False
+    ) -> None:
         self.path = path
         self._mutex = threading.Lock()
         self._fd = _open_locked(path)
         try:
             found, end = _records(self._raw())
+            if found and restart:
+                self._discard(found)
             if restart or not found:
                 found, end = [], 0
             elif (differs := _difference(found[0].get("fingerprint", {}), fingerprint)) is not None:
@@ -69,13 +77,31 @@ class Journal:
             self._end = end
             self.records = found[1:]
             if not found:
-                self.append([{"fingerprint": fingerprint}])
+                self.append([{"fingerprint": fingerprint, "files": list(files)}])
         except BaseException:
             os.close(self._fd)
             raise
 
     def _raw(self) -> bytes:
         return os.pread(self._fd, min(os.fstat(self._fd).st_size, MAX_JOURNAL), 0)
+
+    def _discard(self, found: list[dict[str, Any]]) -> None:
+        """Delete what the run of `found` left, also shards that had got their names when no manifest claimed them yet.
+
+        The journal forgets first what is in the growing files, and at last what they are called: a kill on the way
+        leaves a run of which nothing is finished.
+        """
+        names = [name for name in found[0].get("files", []) if Path(name).name == name and name.endswith(".partial")]
+        growing = [self.path.with_name(name) for name in names]
+        if len(growing) > 1 and any("done" in record for record in found):
+            kept = claimed(self.path.parent)
+            for path in growing:
+                if path.stem not in kept and not path.exists():
+                    path.with_suffix("").unlink(missing_ok=True)
+        os.ftruncate(self._fd, self._raw().find(b"\n") + 1)
+        os.fdatasync(self._fd)
+        for path in growing:
+            path.unlink(missing_ok=True)
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Write records and force them to the disk."""

@@ -19,10 +19,13 @@ import msgspec
 
 from qformat import container
 from qformat.container import Entry, Writer
+from qformat.container.create import check_target as check_regular
+from qformat.container.create import sweep
 from qformat.container.sets import Row, drop_replaced, rows_at
+from qformat.container.shards import check_shard_name
 from qformat.converters.journal import Journal
 from qformat.converters.sources import Source
-from qformat.errors import OutputError, QFormatError
+from qformat.errors import InvalidFileError, OutputError, QFormatError
 
 COMMIT_BYTES = 64 * 2**20
 COMMIT_SECONDS = 1.0
@@ -43,6 +46,20 @@ def check_target(out: Path, source: Source) -> None:
         for file in (*source.files, *source.attachments.values()):
             if os.path.samestat(found, os.stat(file.path)):
                 raise OutputError("is the source itself", file=str(out), found=file.path)
+
+
+def check_shards(targets: Sequence[Path], *, replace: bool) -> None:
+    """OutputError unless every file of a set can get its name, which is not a time to find out when all is written."""
+    for target in targets:
+        try:
+            check_shard_name(target.name, str(target))
+        except InvalidFileError as error:
+            raise OutputError(
+                "no name for a shard: those of a set are plain ASCII and end in .qf", file=str(target)
+            ) from error
+        check_regular(target)
+        if target.exists() and not replace:
+            raise OutputError("exists; overwrite (--overwrite) replaces it", file=str(target))
 
 
 def shard_paths(out: Path, count: int) -> list[Path]:
@@ -172,7 +189,8 @@ class Output:
         self.out, self.counts = out, list(counts)
         self.targets = shard_paths(out, len(self.counts))
         self.partials = [path.with_name(path.name + ".partial") for path in self.targets]
-        self.journal = Journal(out.with_name(out.name + ".journal"), fingerprint, restart=restart)
+        growing = [path.name for path in self.partials]
+        self.journal = Journal(out.with_name(out.name + ".journal"), fingerprint, files=growing, restart=restart)
         done = next((record for record in self.journal.records if "done" in record), None)
         self.finished = done is not None
         self.replaced: list[Row] = done.get("replaces", []) if done is not None else []
@@ -273,6 +291,7 @@ class Output:
                 container.write_manifest(self.out, self.targets, metadata, attachments)
                 sync_directory(self.out.parent)
             drop_replaced(self.out, self.replaced)
+            sweep(self.out)  # a manifest that a kill kept from its name
             self.journal.remove()
             sync_directory(self.out.parent)
         except OSError as error:

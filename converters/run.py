@@ -10,7 +10,7 @@ from typing import Any
 from qformat.converters.budget import make_budget, parse_size
 from qformat.converters.conversion import Conversion, Progress, Report
 from qformat.converters.existing import existing
-from qformat.converters.output import check_target
+from qformat.converters.output import check_shards, check_target, shard_paths
 from qformat.converters.plan import cut, make_plan
 from qformat.converters.provenance import fingerprint_of
 from qformat.converters.recipe import Recipe, make_recipe
@@ -86,8 +86,11 @@ def convert(
     budget = make_budget(plan, parse_size(max_memory), workers, processes=executor is not None)
     fingerprint = fingerprint_of(plan, {**settings, "shard_size": limit})
     counts = cut(plan.items, limit)
-    if out.exists() and not overwrite and not out.with_name(out.name + ".journal").exists():
+    replace = overwrite or out.with_name(out.name + ".journal").exists()
+    if out.exists() and not replace:
         return existing(out, plan, settings, len(counts))
+    if len(counts) > 1:
+        check_shards(shard_paths(out, len(counts)), replace=replace)
     run = Conversion(plan, out, budget, settings, progress, counts)
     try:
         with stoppable(run.stop), one_thread_each(executor):

@@ -51,7 +51,7 @@ def _open_nameless(folder: Path) -> int | None:
         raise
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Drop what a kill between link and rename left of earlier tries: whoever still writes one holds its lock."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.partial"):
         with suppress(OSError):  # it has just been renamed, or another process holds it
@@ -102,7 +102,7 @@ def create(path: str | os.PathLike[str]) -> Iterator[Writer]:
     try:
         with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            _sweep(target)
+            sweep(target)
             writer = Writer(file)
             yield writer
             if not writer.finished:
