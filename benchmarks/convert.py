@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--untested", action="store_true", help="do not run the tests first")
     arguments = parser.parse_args()
     if not arguments.untested:
-        tests = [sys.executable, "-m", "pytest", "-q", "tests/methods"]
+        tests = [sys.executable, "-m", "pytest", "-q", "tests/converters/methods"]
         if subprocess.run(tests, cwd=ROOT, check=False).returncode:
             raise SystemExit("the tests of the methods fail: no numbers")
     warnings.simplefilter("ignore")

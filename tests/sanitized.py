@@ -17,7 +17,13 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/kernels", "tests/methods/test_native.py", "tests/container", "tests/codings", "tests/hostile")
+TESTS = (
+    "tests/kernels",
+    "tests/converters/methods/test_native.py",
+    "tests/container",
+    "tests/codings",
+    "tests/hostile",
+)
 
 # What a module is called, and its folder in the build.
 MODULES = {

@@ -1,8 +1,10 @@
-"""What every method makes is in the grammar: the specification's own decoder makes of it the same numbers."""
+"""Methods and their page: it names every option with its default, and what they make is in the grammar."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import decoder
@@ -11,6 +13,9 @@ import pytest
 
 from qformat import linear, schemes
 from qformat.converters.methods import METHODS, quantize
+
+PAGE = (Path(__file__).parents[2] / "spec" / "methods.md").read_text()
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def _cases() -> Iterator[Any]:
@@ -25,7 +30,7 @@ def _cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "options"), list(_cases()))
-def test_a_method(name: str, options: dict[str, Any]) -> None:
+def test_the_specs_decoder_makes_the_same_of_it(name: str, options: dict[str, Any]) -> None:
     weight = np.random.default_rng(0).standard_normal((19, 192)).astype(np.float32)
     made = quantize(name, weight, **options)
     stored = linear.pack(made.scheme, weight.shape, made.arrays, made.parameters)
@@ -33,3 +38,21 @@ def test_a_method(name: str, options: dict[str, Any]) -> None:
     parameters = (*made.parameters, *[0] * (4 - len(made.parameters)))
     found = decoder.decode(schemes.dump(made.scheme), weight.shape, parameters, stored.tobytes())
     assert np.array_equal(found, expected)
+
+
+def _section(name: str) -> str:
+    """What the page says about a method, the rules for all included."""
+    return SECTIONS["Rules for all"] + next(text for title, text in SECTIONS.items() if name in title.split(", "))
+
+
+def test_sections_are_the_methods() -> None:
+    titles = {name for title in SECTIONS if title != "Rules for all" for name in title.split(", ")}
+    assert titles == set(METHODS)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_options_and_their_defaults_are_named(name: str) -> None:
+    for option, (default, *_) in METHODS[name].options.items():
+        assert f"`{option}`" in _section(name), option
+        if isinstance(default, float):
+            assert re.search(rf"`{option}` \({re.escape(format(default, 'g'))}", _section(name)), option

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qformat import linear, schemes
 from qformat.converters.methods import METHODS, Coded, join, native, quantize
 from qformat.errors import RecipeError, SourceError
-from tests.methods.weights import like_a_model, matrices, real, sample
+from tests.converters.methods.weights import like_a_model, matrices, real, sample
 
 NAMES = list(METHODS)
 AFFINE = ["rtn", "ls", "hqq", "sinq", "tail"]

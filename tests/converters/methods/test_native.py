@@ -35,7 +35,7 @@ from qformat.converters.methods.bindings import Bindings
 from qformat.converters.methods.floats import to_float32
 from qformat.dtypes import numpy_dtype
 from qformat.errors import SourceError
-from tests.methods.weights import matrices
+from tests.converters.methods.weights import matrices
 
 NATIVE = [name for name in native.available() if name != "reference"]
 

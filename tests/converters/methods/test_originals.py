@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qformat import linear
 from qformat.codings import tables
 from qformat.converters.methods import lookup, quantize
-from tests.methods.weights import like_a_model, matrices, real, sample
+from tests.converters.methods.weights import like_a_model, matrices, real, sample
 
 torch = pytest.importorskip("torch")
 

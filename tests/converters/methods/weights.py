@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @cache
