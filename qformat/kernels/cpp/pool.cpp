@@ -41,75 +41,87 @@ void relax() {
 
 // What a core writes lies on lines of its own: two, because they are fetched in pairs.
 constexpr size_t kApart = 128;
+constexpr size_t kLine = 64;
 
-// Units that a thread still has to do: first in the low half, last (exclusive) in the high half. Its owner takes them from
-// the front, others from the back.
-struct alignas(kApart) Share {
-    std::atomic<uint64_t> range{0};
+// A loop's number, and in it the units that a thread still has to do: [first, last).
+struct Units {
+    static constexpr int kBits = 20;
+    static constexpr uint64_t kMost = (uint64_t{1} << kBits) - 1, kLoops = uint64_t{1} << (64 - 2 * kBits);
+
+    uint64_t loop, first, last;
+
+    static Units of(uint64_t word) { return {word >> (2 * kBits), word >> kBits & kMost, word & kMost}; }
+    uint64_t word() const { return loop << (2 * kBits) | first << kBits | last; }
+    uint64_t count() const { return last - first; }
 };
 
-uint64_t pack(uint64_t first, uint64_t last) { return first | last << 32; }
-uint64_t first_of(uint64_t range) { return range & 0xFFFFFFFF; }
-uint64_t last_of(uint64_t range) { return range >> 32; }
-uint64_t length_of(uint64_t range) { return last_of(range) - first_of(range); }
+// Where a thread's units are kept. What is left from an earlier loop stands for the share that this one begins with, so
+// that nobody writes what another core is going to.
+struct alignas(kApart) Place {
+    std::atomic<uint64_t> units{0};
+};
 
-// Every thread has an even share and walks through it from front to back, so that it reads one stream of memory. It takes
-// half of what is left each time, and a thread that is done takes half of what another one has left.
-class Job {
-public:
-    Job(const std::function<void(size_t, size_t)>& body, size_t count, size_t grain, std::vector<Share>& shares)
-        : body_(body), count_(count), grain_(grain), shares_(shares) {
-        const size_t units = (count + grain - 1) / grain, threads = shares.size();
-        for (size_t i = 0; i < threads; i++)
-            shares[i].range.store(pack(units * i / threads, units * (i + 1) / threads), std::memory_order_relaxed);
-    }
+// A loop, as its threads see it. On two core complexes each line that another core has written takes half a microsecond,
+// so there is one of them.
+struct Loop {
+    Body body;
+    size_t count, grain;
+    Place* places;  // one for each thread
+    uint32_t threads, number;
 
-    // However many threads come, the last one to leave finds nothing left.
-    void work() {
-        const size_t place = arrived_.fetch_add(1, std::memory_order_relaxed);
-        if (place >= shares_.size()) return;
-        Share& own = shares_[place];
+    // Every thread has an even share and walks through it from front to back, so that it reads one stream of memory. It
+    // takes half of what is left each time, and a thread that is done takes half of what another one has left: however
+    // many threads come, the last one to leave finds nothing left.
+    void work(size_t place) const {
+        if (place >= threads) return;
+        const char* context = static_cast<const char*>(body.context);
+        for (size_t at = 0; at < body.bytes; at += kLine) __builtin_prefetch(context + at);
+        std::atomic<uint64_t>& own = places[place].units;
         do {
-            uint64_t now = own.range.load(std::memory_order_relaxed);
-            while (length_of(now)) {
-                const uint64_t next = first_of(now) + (length_of(now) + 1) / 2;
-                if (!own.range.compare_exchange_weak(now, pack(next, last_of(now)), std::memory_order_relaxed)) continue;
-                body_(first_of(now) * grain_, std::min(next * grain_, count_));
-                now = own.range.load(std::memory_order_relaxed);
+            uint64_t word = own.load(std::memory_order_relaxed);
+            for (Units left = share(place, word); left.count(); left = share(place, word)) {
+                const Units rest{number, left.first + (left.count() + 1) / 2, left.last};
+                if (!own.compare_exchange_weak(word, rest.word(), std::memory_order_relaxed)) continue;
+                body.call(body.context, left.first * grain, std::min(rest.first * grain, count));
+                word = own.load(std::memory_order_relaxed);
             }
         } while (take_over(own));
     }
 
 private:
+    Units share(size_t place, uint64_t word) const {
+        const Units left = Units::of(word);
+        if (left.loop == number) return left;
+        const size_t units = (count + grain - 1) / grain;
+        return {number, units * place / threads, units * (place + 1) / threads};
+    }
+
     // Moves the second half of the largest share into an empty one; false if nothing is left.
-    bool take_over(Share& own) {
+    bool take_over(std::atomic<uint64_t>& own) const {
         for (;;) {
-            Share* largest = nullptr;
-            uint64_t range = 0;
-            for (Share& share : shares_) {
-                const uint64_t its = share.range.load(std::memory_order_relaxed);
-                if (length_of(its) > length_of(range)) largest = &share, range = its;
+            std::atomic<uint64_t>* largest = nullptr;
+            uint64_t word = 0;
+            Units most{};
+            for (size_t place = 0; place < threads; place++) {
+                const uint64_t its = places[place].units.load(std::memory_order_relaxed);
+                const Units left = share(place, its);
+                if (left.count() > most.count()) largest = &places[place].units, word = its, most = left;
             }
             if (!largest) return false;
-            const uint64_t from = last_of(range) - (length_of(range) + 1) / 2;
-            if (!largest->range.compare_exchange_weak(range, pack(first_of(range), from), std::memory_order_relaxed)) continue;
-            own.range.store(pack(from, last_of(range)), std::memory_order_relaxed);
+            const uint64_t from = most.last - (most.count() + 1) / 2;
+            if (!largest->compare_exchange_weak(word, Units{number, most.first, from}.word(), std::memory_order_relaxed)) continue;
+            own.store(Units{number, from, most.last}.word(), std::memory_order_relaxed);
             return true;
         }
     }
-
-    const std::function<void(size_t, size_t)>& body_;
-    const size_t count_, grain_;
-    std::vector<Share>& shares_;
-    alignas(kApart) std::atomic<size_t> arrived_{0};
 };
 
 class Pool {
 public:
     // A system that gives no more threads leaves a smaller pool: whoever is there does all the work.
-    explicit Pool(int workers) : asked_(workers), owner_(getpid()) {
+    explicit Pool(size_t workers) : asked_(workers), owner_(getpid()), done_(workers) {
         try {
-            for (int i = 0; i < workers; i++) threads_.emplace_back([this] { serve(); });
+            for (size_t i = 0; i < workers; i++) threads_.emplace_back([this, i] { serve(i); });
         } catch (const std::system_error&) {
         }
     }
@@ -119,70 +131,83 @@ public:
             for (auto& thread : threads_) thread.detach();
             return;
         }
-        job_ = nullptr;
-        call();
+        call(Loop{});
         for (auto& thread : threads_) thread.join();
     }
 
     bool is_ours() const { return getpid() == owner_; }
-    int asked() const { return asked_; }
+    size_t asked() const { return asked_; }
 
-    void run(Job& job) {
-        job_ = &job;
-        busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-        call();
-        job.work();
-        while (busy_.load(std::memory_order_acquire) != 0) relax();
+    void run(const Loop& loop) {
+        const unsigned ticket = call(loop);
+        loop.work(0);
+        for (size_t i = 0; i < threads_.size(); i++)
+            while (done_[i].ticket.load(std::memory_order_acquire) != ticket) relax();
     }
 
 private:
+    // What waiting threads look at, and what they find there.
+    struct alignas(kApart) Call {
+        Loop loop{};
+        std::atomic<unsigned> ticket{0};
+    };
+    static_assert(sizeof(Loop) + sizeof(unsigned) <= kLine);
+
+    struct alignas(kApart) Done {
+        std::atomic<unsigned> ticket{0};
+    };
+
     // Workers that look find the new ticket and take no lock: they would meet this thread in it, and sleep. Whoever goes to
     // sleep says so before the last look, so either that sees the ticket or this sees the sleeper, who waits by the time
     // that the lock is free.
-    void call() {
-        ticket_.fetch_add(1);
-        if (asleep_.load() == 0) return;
+    unsigned call(const Loop& loop) {
+        call_.loop = loop;
+        const unsigned ticket = call_.ticket.fetch_add(1) + 1;
+        if (asleep_.load() == 0) return ticket;
         std::lock_guard<std::mutex> lock(mutex_);
         wake_.notify_all();
+        return ticket;
     }
 
-    void serve() {
-        for (unsigned seen = 0;; seen++) {
+    void serve(size_t index) {
+        for (unsigned seen = 0;; done_[index].ticket.store(seen, std::memory_order_release)) {
             const auto until = std::chrono::steady_clock::now() + kAwake;
-            while (ticket_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
-            if (ticket_.load(std::memory_order_acquire) == seen) {
+            while (call_.ticket.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
+            if (call_.ticket.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(mutex_);
                 asleep_.fetch_add(1);
-                wake_.wait(lock, [&] { return ticket_.load() != seen; });
+                wake_.wait(lock, [&] { return call_.ticket.load() != seen; });
                 asleep_.fetch_sub(1);
             }
-            if (!job_) return;
-            job_->work();
-            busy_.fetch_sub(1, std::memory_order_release);
+            const Loop loop = call_.loop;
+            seen++;
+            if (!loop.body.call) return;
+            loop.work(index + 1);
         }
     }
 
-    const int asked_;
+    const size_t asked_;
     const pid_t owner_;
     std::mutex mutex_;
     std::condition_variable wake_;
-    Job* job_ = nullptr;           // of the last ticket; none: it is over
     std::atomic<int> asleep_{0};
-    alignas(kApart) std::atomic<unsigned> ticket_{0};  // what waiting threads look at
-    alignas(kApart) std::atomic<int> busy_{0};         // what the caller looks at
+    Call call_;
+    std::vector<Done> done_;
     std::vector<std::thread> threads_;
 };
 
 std::mutex gate;                // one loop at a time
-std::vector<Share> shares;      // guarded by `gate`
-std::unique_ptr<Pool> pool;     // guarded by `gate`
+std::vector<Place> places;      // guarded by `gate`, as what follows
+uint64_t loops = 0;
+std::unique_ptr<Pool> pool;
 std::atomic<int> wanted{0};
 
-// The OpenMP runtime of this process: its entry for a parallel region as GCC calls it (LLVM's runtime has it too), and how
-// many threads take part in one.
+// The OpenMP runtime of this process: its entry for a parallel region as GCC calls it (LLVM's runtime has it too), how
+// many threads take part in one, and which of them is asking.
 struct Runtime {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
     int (*max_threads)();
+    int (*thread_num)();
     pid_t owner;  // after a fork its threads are gone, and it does not know
 };
 
@@ -200,8 +225,9 @@ bool share_openmp() {
     std::lock_guard<std::mutex> lock(gate);
     found.parallel = reinterpret_cast<decltype(found.parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     found.max_threads = reinterpret_cast<decltype(found.max_threads)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    found.thread_num = reinterpret_cast<decltype(found.thread_num)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
     found.owner = getpid();
-    if (!found.parallel || !found.max_threads) return false;
+    if (!found.parallel || !found.max_threads || !found.thread_num) return false;
     runtime.store(&found, std::memory_order_release);
     return true;
 }
@@ -214,31 +240,37 @@ int threads() {
     return shared ? shared->max_threads() : cores();
 }
 
-void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body) {
+void run(size_t count, size_t grain, const Body& body) {
     if (count == 0) return;
-    grain = std::max<size_t>(1, grain);
-    const size_t units = (count + grain - 1) / grain;
+    grain = std::max({size_t{1}, grain, (count + Units::kMost - 1) / Units::kMost});
     const int use = threads();
     std::unique_lock<std::mutex> lock(gate, std::try_to_lock);
-    if (units <= 1 || units > UINT32_MAX || use <= 1 || !lock.owns_lock()) {
-        body(0, count);
+    if (count <= grain || use <= 1 || !lock.owns_lock()) {
+        body.call(body.context, 0, count);
         return;
     }
-    if (shares.size() != static_cast<size_t>(use)) shares = std::vector<Share>(static_cast<size_t>(use));
-    Job job(body, count, grain, shares);
+    // Numbers come again; by then no place may have one of them from the last time.
+    if (loops = (loops + 1) % Units::kLoops; loops == 0 || places.size() != static_cast<size_t>(use)) {
+        places = std::vector<Place>(static_cast<size_t>(use));
+        loops = 1;
+    }
+    const Loop loop{body, count, grain, places.data(), static_cast<uint32_t>(use), static_cast<uint32_t>(loops)};
     if (const Runtime* shared = shared_runtime()) {
         // However many come, each takes pieces until there are none. The team keeps its size, even for a short loop: one of
         // another size would be started anew.
-        shared->parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job, static_cast<unsigned>(use), 0);
+        const auto work = [](void* data) {
+            static_cast<const Loop*>(data)->work(static_cast<size_t>(runtime.load(std::memory_order_relaxed)->thread_num()));
+        };
+        shared->parallel(work, const_cast<Loop*>(&loop), static_cast<unsigned>(use), 0);
         return;
     }
-    const int workers = use - 1;
+    const size_t workers = static_cast<size_t>(use) - 1;
     if (pool && !pool->is_ours()) (void)pool.release();  // its threads and locks belong to the parent process
     if (!pool || pool->asked() != workers) {
         pool.reset();
         pool = std::make_unique<Pool>(workers);
     }
-    pool->run(job);
+    pool->run(loop);
 }
 
 }  // namespace qformat::pool

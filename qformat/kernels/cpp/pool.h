@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 
 namespace qformat::pool {
 
@@ -19,8 +18,22 @@ int threads();
 // Without set_threads their number is then the runtime's. Returns whether there is such a runtime.
 bool share_openmp();
 
+// A body and what it knows: the threads fetch all `bytes` of that at once.
+struct Body {
+    void (*call)(const void* context, size_t first, size_t last);
+    const void* context;
+    size_t bytes;
+};
+
+void run(size_t count, size_t grain, const Body& body);
+
 // Calls body(first, last) over pieces of [0, count), each at least `grain` long but the last; returns when all are done.
-// A loop inside a loop, or beside one of another thread, runs on the calling thread alone.
-void run(size_t count, size_t grain, const std::function<void(size_t, size_t)>& body);
+// A loop inside a loop, or beside one of another thread, runs on the calling thread alone. What `body` holds by value
+// reaches the threads sooner than what it refers to.
+template <class F>
+void run(size_t count, size_t grain, const F& body) {
+    const auto call = [](const void* context, size_t first, size_t last) { (*static_cast<const F*>(context))(first, last); };
+    run(count, grain, Body{call, &body, sizeof body});
+}
 
 }  // namespace qformat::pool

@@ -5,6 +5,8 @@
 
 #include "pool.h"
 
+#include "stream.h"
+
 namespace qformat::products {
 namespace {
 
@@ -12,8 +14,8 @@ constexpr size_t kPiece = size_t{1} << 15;  // bytes of codes that are worth han
 
 // Scratch of one call, kept per thread: a layer needs no allocation after its first call.
 struct Scratch {
-    std::vector<int8_t> codes;
-    std::vector<float> scales, sums, totals, values, out;
+    std::vector<Line> own, shared;  // activations: for this thread, and for the others
+    std::vector<float> totals, out;
     std::vector<uint16_t> pairs;
 };
 
@@ -25,60 +27,38 @@ size_t runs_of(const Panels& m) {
     return m.inputs / m.group * per_group + (rest + kRun - 1) / kRun;
 }
 
-Activations room_for(Scratch& scratch, const Panels& m, Mode mode, int rows) {
+// Activations of up to 8 rows of x, whose arrays lie in one block of lines, which has room for them afterwards.
+Activations room_for(std::vector<Line>& block, const Panels& m, Mode mode, int rows) {
     Activations a{};
     a.batch = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
     a.rows = rows;
     a.runs = runs_of(m);
     const size_t batch = static_cast<size_t>(a.batch), slots = a.runs * batch;
-    scratch.totals.resize((m.inputs + m.group - 1) / m.group * batch);
-    a.totals = scratch.totals.data();
-    if (mode == Mode::int8) {
-        scratch.codes.resize(slots * kRun);
-        scratch.scales.resize(slots);
-        scratch.sums.resize(slots);
-        a.codes = scratch.codes.data(), a.scales = scratch.scales.data(), a.sums = scratch.sums.data();
-    } else if (mode == Mode::bfloat16) {
-        scratch.pairs.resize(slots * kRun);
-        a.pairs = scratch.pairs.data();
-    } else {
-        scratch.values.resize(slots * kRun);
-        a.values = scratch.values.data();
-    }
-    return a;
-}
-
-// `__builtin_prefetch` asks for writing only where the compiler knows the processor; x86 without the instruction ignores it.
-template <bool WRITING>
-void prefetch(const void* line) {
-#if defined(QFORMAT_X86)
-    if (WRITING) {
-        asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
-        return;
-    }
-#endif
-    __builtin_prefetch(line, WRITING);
-}
-
-// Asks for every line of the activations at once. They were last touched on other cores, whose caches answer slowly to a
-// thread that asks for one line after the other: on two core complexes writing 4096 inputs took 9 µs, on one complex 3.
-template <bool WRITING>
-void fetch(const Activations& a, size_t totals) {
-    const auto lines = [](const void* from, size_t bytes) {
-        for (size_t at = 0; from && at < bytes; at += 64) prefetch<WRITING>(static_cast<const char*>(from) + at);
+    size_t used = 0;
+    const auto take = [&]<class T>(T*& array, size_t count) {
+        array = reinterpret_cast<T*>(block.data() + used);
+        used += (count * sizeof(T) + sizeof(Line) - 1) / sizeof(Line);
     };
-    const size_t slots = a.runs * static_cast<size_t>(a.batch);
-    lines(a.totals, totals * sizeof *a.totals);
-    lines(a.scales, slots * sizeof *a.scales);
-    lines(a.sums, slots * sizeof *a.sums);
-    lines(a.codes, slots * kRun);
-    lines(a.pairs, slots * kRun * sizeof *a.pairs);
-    lines(a.values, slots * kRun * sizeof *a.values);
+    const auto arrange = [&] {
+        used = 0;
+        take(a.totals, (m.inputs + m.group - 1) / m.group * batch);
+        if (mode == Mode::int8) {
+            take(a.codes, slots * kRun), take(a.scales, slots), take(a.sums, slots);
+        } else if (mode == Mode::bfloat16) {
+            take(a.pairs, slots * kRun);
+        } else {
+            take(a.values, slots * kRun);
+        }
+    };
+    arrange();
+    block.resize(used);
+    arrange();
+    return a;
 }
 
 // One of the matrices of a loop: its panels, as the loop counts them, start at `first`.
 struct Part {
-    const Panels* matrix;
+    Panels matrix;
     PanelKernel kernel;
     size_t first, panels;
     float* y;  // (batch, 16 · panels)
@@ -91,31 +71,37 @@ void together(const Kernels& kernels, std::span<const Panels* const> matrices, M
     thread_local std::vector<Part> parts;
     const Panels& m = *matrices[0];
     const int rows = static_cast<int>(x.rows);
-    Activations a = room_for(scratch, m, mode, rows);
-    const size_t totals = scratch.totals.size();
-    fetch<true>(a, totals);
+    Activations a = room_for(scratch.own, m, mode, rows);
     kernels.prepare(x.data, x.kind, m.inputs, m.group, mode, a);
     parts.clear();
     size_t panels = 0, longest = 1;
     for (size_t i = 0; i < matrices.size(); i++) {
-        parts.push_back({matrices[i], kernels.matvec(*matrices[i], mode, a.batch), panels, panels_of(*matrices[i]), nullptr, out[i]});
+        parts.push_back({*matrices[i], kernels.matvec(*matrices[i], mode, a.batch), panels, panels_of(*matrices[i]), nullptr, out[i]});
         panels += parts.back().panels;
         longest = std::max(longest, matrices[i]->panel_bytes);
     }
     scratch.out.resize(panels * kRows * static_cast<size_t>(a.batch));
     for (Part& part : parts) part.y = scratch.out.data() + part.first * kRows * static_cast<size_t>(a.batch);
-    const std::span<const Part> all = parts;  // other threads have a `parts` of their own
-    pool::run(panels, std::max<size_t>(1, kPiece / longest), [&](size_t first, size_t last) {
-        fetch<false>(a, totals);
+    const size_t grain = std::max<size_t>(1, kPiece / longest);
+    if (panels > grain && pool::threads() > 1) {
+        scratch.shared.resize(scratch.own.size());
+        stream(scratch.own, scratch.shared);
+    }
+    const Activations others = room_for(scratch.shared, m, mode, rows);
+    // held by value, and `parts` is another one on other threads
+    pool::run(panels, grain, [a, others, rows, mine = &scratch, narrow = kernels.narrow, all = std::span<const Part>(parts),
+                              block = std::span<const Line>(scratch.shared)](size_t first, size_t last) {
+        const bool own = &scratch == mine;
+        if (!own) fetch(std::as_bytes(all)), fetch(std::as_bytes(block));
         for (const Part& part : all) {
             const size_t from = std::max(first, part.first), to = std::min(last, part.first + part.panels);
             if (from >= to) continue;
             const size_t stride = part.panels * kRows, top = (from - part.first) * kRows;
-            const size_t count = std::min((to - part.first) * kRows, part.matrix->rows) - top;
-            part.kernel(*part.matrix, a, from - part.first, to - part.first, part.y, stride);
+            const size_t count = std::min((to - part.first) * kRows, part.matrix.rows) - top;
+            part.kernel(part.matrix, own ? a : others, from - part.first, to - part.first, part.y, stride);
             for (size_t row = 0; row < static_cast<size_t>(rows); row++) {
-                uint8_t* into = part.out.data + (row * part.matrix->rows + top) * size_of(part.out.kind);
-                kernels.narrow(part.y + row * stride + top, count, part.out.kind, into);
+                uint8_t* into = part.out.data + (row * part.matrix.rows + top) * size_of(part.out.kind);
+                narrow(part.y + row * stride + top, count, part.out.kind, into);
             }
         }
     });
