@@ -42,6 +42,22 @@ def test_a_set_is_one_model(model: Path) -> None:
         assert opened.content_digest == content
 
 
+def test_schemes_are_those_of_the_own_shard(tmp_path: Path) -> None:
+    dtypes = {"z": "uint8", "a": "int8", "b": "bool"}  # two schemes and one: a wrong number cannot be right by chance
+    shards = []
+    for number, names in enumerate(("za", "b")):
+        with container.create(tmp_path / f"{number}.qf") as writer:
+            for name in names:
+                scheme = {"coding": {"coding": "dense", "dtype": dtypes[name]}}
+                writer.tensor(name, scheme=scheme, dtype=dtypes[name], shape=(1,), length=1, data=[b"\0"])
+            writer.finish({})
+        shards.append(tmp_path / f"{number}.qf")
+    container.write_manifest(tmp_path / "m.qf", shards, {}, {})
+    with container.open(tmp_path / "m.qf") as opened:
+        found = {name: opened.schemes[opened.record(name).scheme]["coding"]["dtype"] for name in opened}
+    assert found == dtypes
+
+
 def test_missing_shards_are_all_named(model: Path) -> None:
     os.unlink(model.parent / "m-00002-of-00002.qf")
     with pytest.raises(InvalidFileError, match=r"1 of 2 shards are missing: m-00002-of-00002\.qf"):
