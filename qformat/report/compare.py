@@ -11,38 +11,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qformat.errors import QFormatError, UnsupportedError
 from qformat.report.overview import Row
+from qformat.report.sides import Side, open_side
 
 TILE = 1 << 22  # weights compared at a time, so that memory stays small whatever the tensor
 
 Kind = Literal["same", "only in A", "only in B", "shape", "dtype", "stored", "values", "unreadable"]
-
-
-class Side(Protocol):
-    """One of the two models."""
-
-    label: str
-    is_file: bool  # a .qf file, with metadata and attachments of its own
-    metadata: Mapping[str, Any]
-    attachments: Mapping[str, bytes]
-
-    def rows(self) -> dict[str, Row]:
-        """What is listed of each tensor, in order."""
-
-    def scheme(self, name: str) -> object:
-        """How the tensor is stored, comparable between files; None for a checkpoint."""
-
-    def digest(self, name: str) -> bytes | None:
-        """The hash of the stored bytes, where there is one."""
-
-    def values(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Float32 values of [start, stop) along the first dimension; the whole tensor when it has fewer than two."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +76,6 @@ def compare(
     Metadata and attachments are compared when both are .qf files. `progress` is called with weights done, weights in
     all, and the name of the tensor.
     """
-    from qformat.report.sides import open_side
-
     with ExitStack() as stack:
         left = stack.enter_context(open_side(a))
         right = stack.enter_context(open_side(b))

@@ -6,19 +6,39 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qformat.remote import is_remote
 from qformat.report.byte_source import LocalBytes
-from qformat.report.compare import Side
 from qformat.report.overview import Row, Stored
 from qformat.report.safetensors_header import looks_like_safetensors
 
 if TYPE_CHECKING:
     from qformat.store import Model
+
+
+class Side(Protocol):
+    """One of the two models."""
+
+    label: str
+    is_file: bool  # a .qf file, with metadata and attachments of its own
+    metadata: Mapping[str, Any]
+    attachments: Mapping[str, bytes]
+
+    def rows(self) -> dict[str, Row]:
+        """What is listed of each tensor, in order."""
+
+    def scheme(self, name: str) -> object:
+        """How the tensor is stored, comparable between files; None for a checkpoint."""
+
+    def digest(self, name: str) -> bytes | None:
+        """The hash of the stored bytes, where there is one."""
+
+    def values(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Float32 values of [start, stop) along the first dimension; the whole tensor when it has fewer than two."""
 
 
 @contextmanager
