@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,16 @@ class QEmbedding(nn.Module):
     def weight(self) -> torch.Tensor:
         """The decoded weight in the source's shape and dtype: for code that looks at it; each look decodes it."""
         return dense(self.tensor)
+
+    def replace(self, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Read another weight of the same shape from now on."""
+        self.tensor, self.dtype = tensor, dtype or getattr(torch, tensor.dtype)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> QEmbedding:
+        # a module that changes its dtype (`half`, `to`) has rows of that one, as if they were parameters
+        super()._apply(fn, recurse)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids (…) of an integer type to (…, embedding_dim).

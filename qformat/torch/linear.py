@@ -86,6 +86,11 @@ class QLinear(nn.Module):
         """The decoded weight in the source's shape and dtype: for code that looks at it; each look decodes it."""
         return dense(self.tensor)
 
+    def replace(self, tensor: Tensor) -> None:
+        """Read another weight of the same shape from now on."""
+        self.tensor, self._surroundings = tensor, None
+        self._on_devices.clear()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to (..., out_features) of the same dtype."""
         if numbered.recording():

@@ -56,7 +56,7 @@ def load_into(
     A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`, an `nn.Embedding` a
     `QEmbedding`, transformers' experts become `QExperts`. Other parameters and buffers are views of the mapping where
     the dtype fits and decoded copies where not; they have no gradients, and the mapped ones must not be written to.
-    Parameters that the module ties stay tied.
+    Parameters that the module ties stay tied. Layers that read another file read this one from then on.
 
     Args:
         module: the weights that it has are dropped.
@@ -82,6 +82,7 @@ def load_into(
         found = next((file[other] for other in names(name) if other in file), None)
         return pieces(name, shape) if found is None else stacked(found, found.shape != shape)
 
+    earlier = _earlier(module)
     experts = list(stand_ins(module, find, dtype, mode))
     for group in _tied(module):
         found = next((other for name in group for other in names(name) if other in file), None)
@@ -97,6 +98,16 @@ def load_into(
             continue
         used.update(other for name in group for other in names(name) if other in file)
         _fill(module, group, file[found], dtype, mode, report)
+    for layers in earlier:
+        found = next((other for name in layers for other in names(f"{name}.weight") if other in file), None)
+        own = [f"{name}.weight" for name in layers]
+        if found is None:
+            report.missing.extend(own)
+            continue
+        used.update(other for name in own for other in names(name) if other in file)
+        for layer in layers.values():
+            _again(layer, file[found], dtype, mode)
+        (report.dense if file[found].coding == "dense" else report.quantized).extend(own)
     _fill_buffers(module, file, names, dtype, used, report)
     for stand_in in experts:
         stand_in.place(module)
@@ -123,6 +134,38 @@ def _tied(module: nn.Module) -> list[list[str]]:
     return list(groups.values())
 
 
+def _earlier(module: nn.Module) -> list[dict[str, QLinear | QEmbedding]]:
+    """The layers by name that read a file already, those of one weight together."""
+    groups: dict[int, dict[str, QLinear | QEmbedding]] = {}
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, QLinear | QEmbedding):
+            groups.setdefault(id(layer.tensor), {})[name] = layer
+    return list(groups.values())
+
+
+def _again(layer: QLinear | QEmbedding, tensor: Tensor, dtype: torch.dtype | None, mode: Mode) -> None:
+    """Another file's weight for a layer."""
+    _check_shape(tensor, layer.tensor.shape)
+    if isinstance(layer, QLinear):
+        layer.replace(tensor)
+        layer.mode = mode
+    elif tensor.can_slice_rows and not tensor.scheme.transposed:
+        layer.replace(tensor, _target(tensor, dtype))
+    else:
+        raise UnsupportedError("an embedding needs rows that decode alone", file=tensor._model.path, tensor=tensor.name)
+
+
+def _check_shape(tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise UnsupportedError(
+            "the shape differs",
+            file=tensor._model.path,
+            tensor=tensor.name,
+            expected=expected,
+            found=tensor.shape,
+        )
+
+
 def _fill(
     module: nn.Module, group: list[str], tensor: Tensor, dtype: torch.dtype | None, mode: Mode, report: Loaded
 ) -> None:
@@ -132,18 +175,12 @@ def _fill(
         path, _, last = name.rpartition(".")
         owner = module.get_submodule(path)
         old = getattr(owner, last)
-        if tuple(old.shape) != tensor.shape:
-            raise UnsupportedError(
-                "the shape differs",
-                file=tensor._model.path,
-                tensor=tensor.name,
-                expected=tuple(old.shape),
-                found=tensor.shape,
-            )
+        _check_shape(tensor, tuple(old.shape))
         coded = path and last == "weight" and tensor.coding != "dense"
         layer = _layer(owner, tensor, _target(tensor, dtype), mode) if coded else None
         if layer is not None:
             above, _, own = path.rpartition(".")
+            vars(layer).update({key: its for key, its in vars(owner).items() if "hook" in key and "ward_" in key})
             setattr(module.get_submodule(above), own, layer.train(owner.training))
             report.quantized.append(name)
             continue
@@ -180,7 +217,7 @@ def _layer(owner: nn.Module, tensor: Tensor, dtype: torch.dtype | None, mode: Mo
 def is_embedding(module: nn.Module, tensor: Tensor) -> bool:
     """Whether a module looks up rows and at most multiplies them with its `embed_scale`, and the rows of `tensor`
     decode alone."""
-    if not isinstance(module, nn.Embedding) or module.max_norm is not None:
+    if not isinstance(module, nn.Embedding) or module.max_norm is not None or "forward" in vars(module):
         return False
     known = type(module).forward is nn.Embedding.forward or _is_scaled(type(module).forward)
     return known and tensor.can_slice_rows and not tensor.scheme.transposed
@@ -209,7 +246,9 @@ _LINEARS = {
 
 def is_linear(module: nn.Module, tensor: Tensor) -> bool:
     """Whether a module computes x Wᵀ + bias from a weight that lies as `tensor` does. Subclasses that compute something
-    else do not count."""
+    else do not count, nor do modules that were given another `forward`."""
+    if "forward" in vars(module):
+        return False
     kind = type(module)
     transposed = False if kind.forward is nn.Linear.forward else _LINEARS.get((kind.__module__, kind.__name__))
     return transposed is not None and tensor.scheme.transposed is transposed

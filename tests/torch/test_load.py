@@ -181,6 +181,18 @@ def test_a_coded_tied_weight_serves_both(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(ids)[0], reference(ids)[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_with_coded_embeddings_changes_its_dtype(tmp_path: Path) -> None:
+    """Rows of the embedding follow the parameters, which they meet in the first norm."""
+    _, folder = saved(tmp_path / "source", "llama tied")
+    qformat.convert(folder, tmp_path / "model.qf", recipe={"rules": [{"match": "*embed*", "method": "rtn", "bits": 8}]})
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = load_model(tmp_path / "model.qf", dtype="bfloat16")(ids)[0]
+        found = load_model(tmp_path / "model.qf", dtype="float32").to(torch.bfloat16)(ids)[0]
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
 SCALED: dict[str, tuple[type[Any], Any]] = {
     "gemma": (
         transformers.GemmaForCausalLM,
@@ -311,6 +323,66 @@ def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
     other.out = nn.Linear(31, 24)
     with pytest.raises(UnsupportedError, match="shape"):
         load_into(other, tmp_path / "small.qf")
+
+
+class Tied(nn.Module):
+    """An embedding and a head of one weight, and a norm between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm, self.head = nn.Embedding(48, 64), nn.LayerNorm(64), nn.Linear(64, 48)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.norm(self.table(ids)))
+        return y
+
+
+def test_another_file_can_be_loaded_into_the_same_module(tmp_path: Path) -> None:
+    """Layers that read a file read the next one instead, tied ones together, dense ones too; nothing old remains."""
+    from safetensors.torch import save_file
+
+    module, ids = Tied().eval(), torch.arange(48)
+    for number, rule in enumerate(({"method": "rtn", "bits": 8}, {"method": "ls", "bits": 6}, {"skip": True})):
+        torch.manual_seed(number)
+        other = Tied().eval()
+        weights = {name: values for name, values in other.state_dict().items() if name != "head.weight"}
+        save_file(weights, tmp_path / f"{number}.safetensors")
+        path = tmp_path / f"{number}.qf"
+        qformat.convert(tmp_path / f"{number}.safetensors", path, recipe={"rules": [{"match": "table*"} | rule]})
+        report = load_into(module, path)
+        names = report.dense if "skip" in rule else report.quantized
+        assert {"table.weight", "head.weight"} <= set(names)
+        assert not report.missing
+        assert not report.unused
+        with torch.no_grad():
+            assert float((module(ids) - other(ids)).norm() / other(ids).norm()) < 0.05
+    save_file({"table.weight": torch.ones(48, 32)}, tmp_path / "narrow.safetensors")
+    qformat.convert(tmp_path / "narrow.safetensors", tmp_path / "narrow.qf", method="rtn", bits=8)
+    with pytest.raises(UnsupportedError, match="shape"):
+        load_into(module, tmp_path / "narrow.qf", strict=False)
+
+
+def test_what_was_added_to_a_layer_stays(tmp_path: Path) -> None:
+    """Hooks go on being called and can be removed; a module that was given another `forward` keeps it."""
+    model, source = checkpoint(tmp_path)
+    qformat.convert(source, tmp_path / "small.qf", method="rtn", bits=8, group_size=32)
+    ids = torch.arange(20)[None]
+    other, calls = Small().eval(), []
+    hook = other.out.register_forward_hook(lambda *_: calls.append(0))
+    load_into(other, tmp_path / "small.qf")
+    assert isinstance(other.out, QLinear)
+    other(ids)
+    hook.remove()
+    other(ids)
+    assert len(calls) == 1
+    other = Small().eval()
+    plain = other.out.forward
+    other.out.forward = lambda x: 2 * plain(x)
+    report = load_into(other, tmp_path / "small.qf")
+    assert "out.weight" in report.decoded
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids), 2 * model(ids), rtol=0.02, atol=0.04)
 
 
 def edited(stories: Path, tmp_path: Path, config: bytes | None) -> Path:
