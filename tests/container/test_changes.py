@@ -11,13 +11,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import blake3
 import numpy as np
 import pytest
+import xxhash
 
 from qformat import container
 from qformat.container.verify import verify_extent
 from qformat.errors import ChangedError, IntegrityError, InvalidFileError, OutputError, RecipeError
-from tests.container.files import DENSE, put, sample
+from tests.container.files import DENSE, Parts, put, sample
 
 
 def test_an_edit_appends_and_keeps_the_content(tmp_path: Path) -> None:
@@ -51,6 +53,21 @@ def test_damage_to_a_superseded_index_is_found(tmp_path: Path) -> None:
         assert [error.field for error in opened.verify()] == ["previous"]
 
 
+def test_a_frame_that_does_not_decompress_is_found(tmp_path: Path) -> None:
+    """Every hash agrees: whoever made the file meant it."""
+    parts = Parts(sample())
+    (row,) = np.flatnonzero(parts.records["length"] == 5000)
+    chunk, start = int(parts.records["first_chunk"][row]), int(parts.records["offset"][row])
+    stored = slice(start, start + int(parts.records["stored"][row]))
+    parts.body[stored] = bytes(stored.stop - stored.start)
+    parts.chunks["xxh3"][chunk] = xxhash.xxh3_64_intdigest(parts.body[stored])
+    parts.records["digest"][row] = np.void(blake3.blake3(parts.body[stored]).digest())
+    with container.open(put(tmp_path, parts.bytes())) as opened:
+        assert [error.tensor for error in opened.verify()] == ["zeros"]
+        with pytest.raises(InvalidFileError):
+            opened.read("zeros")
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, "\ud800"])
 def test_metadata_without_a_json_form_is_refused(tmp_path: Path, value: object) -> None:
     path = put(tmp_path, sample())
@@ -71,6 +88,13 @@ def test_every_torn_edit_is_seen_and_mended(tmp_path: Path) -> None:
             container.open(path)
         assert container.recover(path) == end - len(old)
         assert path.read_bytes() == old
+    torn = bytearray(new)
+    torn[len(old)] ^= 1  # the trailer reached the disk, the index did not
+    path.write_bytes(torn)
+    with pytest.raises(IntegrityError):
+        container.open(path)
+    assert container.recover(path) == len(new) - len(old)
+    assert path.read_bytes() == old
     path.write_bytes(new)
     assert container.recover(path) == 0
     path.write_bytes(old[: len(old) // 2])
