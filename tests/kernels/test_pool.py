@@ -82,6 +82,22 @@ print(len(there) < 200, result() == expected, os.listdir("/proc/self/task") == t
     assert run(code) == ["True"] * 4
 
 
+def test_more_threads_than_cores() -> None:
+    """Short loops whose workers come late, or only after the loop is over, give the same bits every time."""
+    code = """
+import threading
+for count in (2, 3, 16):
+    kernels.set_threads(count)
+    print(all(result() == expected for _ in range(3000)))
+same = []
+beside = [threading.Thread(target=lambda: same.append(all(result() == expected for _ in range(500)))) for _ in range(3)]
+for thread in beside: thread.start()
+for thread in beside: thread.join()
+print(same == [True] * 3)
+"""
+    assert run(code) == ["True"] * 4
+
+
 @pytest.mark.parametrize("count", [-1, 1025, 10**6])
 def test_counts_that_make_no_sense(count: int) -> None:
     before = kernels.get_threads()

@@ -119,7 +119,7 @@ private:
 class Pool {
 public:
     // A system that gives no more threads leaves a smaller pool: whoever is there does all the work.
-    explicit Pool(size_t workers) : asked_(workers), owner_(getpid()), done_(workers) {
+    explicit Pool(size_t workers) : asked_(workers), owner_(getpid()), workers_(workers) {
         try {
             for (size_t i = 0; i < workers; i++) threads_.emplace_back([this, i] { serve(i); });
         } catch (const std::system_error&) {
@@ -138,31 +138,38 @@ public:
     bool is_ours() const { return getpid() == owner_; }
     size_t asked() const { return asked_; }
 
+    // Workers that have come by the end are waited for; others are told that it is over.
     void run(const Loop& loop) {
-        const unsigned ticket = call(loop);
+        const uint64_t ticket = call(loop);
         loop.work(0);
-        for (size_t i = 0; i < threads_.size(); i++)
-            while (done_[i].ticket.load(std::memory_order_acquire) != ticket) relax();
+        for (size_t i = 0; i < threads_.size(); i++) {
+            std::atomic<uint64_t>& state = workers_[i].state;
+            for (uint64_t its = state.load(std::memory_order_acquire); its != over(ticket); relax(), its = state.load(std::memory_order_acquire))
+                if (its != at_it(ticket) && state.compare_exchange_strong(its, over(ticket), std::memory_order_acquire)) break;
+        }
     }
 
 private:
     // What waiting threads look at, and what they find there.
     struct alignas(kApart) Call {
         Loop loop{};
-        std::atomic<unsigned> ticket{0};
+        std::atomic<uint64_t> ticket{0};
     };
-    static_assert(sizeof(Loop) + sizeof(unsigned) <= kLine);
+    static_assert(sizeof(Loop) + sizeof(uint64_t) <= kLine);
 
-    struct alignas(kApart) Done {
-        std::atomic<unsigned> ticket{0};
+    // The last ticket that a worker has to do with, and whether it is at it.
+    struct alignas(kApart) Worker {
+        std::atomic<uint64_t> state{0};
     };
+    static uint64_t at_it(uint64_t ticket) { return 2 * ticket; }
+    static uint64_t over(uint64_t ticket) { return 2 * ticket + 1; }
 
     // Workers that look find the new ticket and take no lock: they would meet this thread in it, and sleep. Whoever goes to
     // sleep says so before the last look, so either that sees the ticket or this sees the sleeper, who waits by the time
     // that the lock is free.
-    unsigned call(const Loop& loop) {
+    uint64_t call(const Loop& loop) {
         call_.loop = loop;
-        const unsigned ticket = call_.ticket.fetch_add(1) + 1;
+        const uint64_t ticket = call_.ticket.fetch_add(1) + 1;
         if (asleep_.load() == 0) return ticket;
         std::lock_guard<std::mutex> lock(mutex_);
         wake_.notify_all();
@@ -170,7 +177,8 @@ private:
     }
 
     void serve(size_t index) {
-        for (unsigned seen = 0;; done_[index].ticket.store(seen, std::memory_order_release)) {
+        std::atomic<uint64_t>& state = workers_[index].state;
+        for (uint64_t seen = 0;;) {
             const auto until = std::chrono::steady_clock::now() + kAwake;
             while (call_.ticket.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
             if (call_.ticket.load(std::memory_order_acquire) == seen) {
@@ -179,10 +187,14 @@ private:
                 wake_.wait(lock, [&] { return call_.ticket.load() != seen; });
                 asleep_.fetch_sub(1);
             }
+            seen = call_.ticket.load(std::memory_order_acquire);
+            // from here on the caller waits, unless it has ended the loop before
+            uint64_t mine = state.load(std::memory_order_relaxed);
+            if (mine > at_it(seen) || !state.compare_exchange_strong(mine, at_it(seen), std::memory_order_acquire)) continue;
             const Loop loop = call_.loop;
-            seen++;
             if (!loop.body.call) return;
             loop.work(index + 1);
+            state.store(over(seen), std::memory_order_release);
         }
     }
 
@@ -192,7 +204,7 @@ private:
     std::condition_variable wake_;
     std::atomic<int> asleep_{0};
     Call call_;
-    std::vector<Done> done_;
+    std::vector<Worker> workers_;
     std::vector<std::thread> threads_;
 };
 
