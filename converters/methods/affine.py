@@ -30,9 +30,10 @@ AFFINE_OPTIONS: Mapping[str, Option] = {"bits": BITS, "group_size": GROUP_SIZE, 
 
 
 def group_of(options: Options, shape: Shape) -> Block:
-    """Blocks of one row × group_size; a group as long as the row is the whole row."""
+    """Blocks of one row × group_size; a longer group, or one that would not fit panels, is the whole row."""
     size = options["group_size"]
-    return Block(rows=1, columns=None if size is None or size >= shape[1] else size)
+    whole = size is None or size > shape[1] or (size == shape[1] and size % 16)
+    return Block(rows=1, columns=None if whole else size)
 
 
 def group_length(options: Options, shape: Shape) -> int:

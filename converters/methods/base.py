@@ -33,10 +33,10 @@ class Option(NamedTuple):
     words: str = ""
 
     def accepts(self, value: Any) -> bool:
-        """True counts as a bool only: an option with number values refuses it."""
+        """A value equal to an allowed one must also have its type: True is no 1, and 4.0 no number of bits."""
         if callable(self.allowed):
             return bool(self.allowed(value))
-        return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in self.allowed)
+        return any(value == each and type(value) is type(each) for each in self.allowed)
 
     @property
     def expected(self) -> str:

@@ -105,7 +105,7 @@ def scheme(name: str, options: Options, shape: Shape, dtype: str) -> Scheme:
     coding = Lookup(
         bits=4,
         table=name,
-        group=Block(rows=1, columns=None if shape[1] == size else size) if in_rows else Flat(size=size),
+        group=Block(rows=1, columns=size) if in_rows else Flat(size=size),
         scales=scales if options["double_quant"] else number,
         layout="panel" if in_rows else "plain",
     )

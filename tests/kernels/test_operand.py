@@ -123,7 +123,7 @@ def test_results_do_not_depend_on_the_number_of_threads(coded: Coded, seed: int)
     assert same_on_any_threads(prepared(coded), inputs(coded, 3, seed))
 
 
-@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("kernel", kernels.available())
 def test_values_that_are_not_finite_come_out_as_nan(kernel: str) -> None:
     coded = Coded(Dense(dtype="float32"), (3, 5), {"values": np.ones((3, 5), np.float32)})
     x = np.array([[np.inf, -np.inf, 1, 1, 1]], np.float32)
