@@ -10,7 +10,7 @@ import msgspec
 
 from qformat import container
 from qformat.container import Container
-from qformat.converters.conversion import Report
+from qformat.converters.conversion import Report, bits_per_weight
 from qformat.converters.hashing import hash_file
 from qformat.converters.plan import Plan
 from qformat.converters.provenance import metadata_of
@@ -65,6 +65,7 @@ def _report(out: Path, found: Container, plan: Plan) -> Report:
         found.digest,
         found.size,
         len(found.parts),
+        bits_per_weight(found),
         plan,
         nonfinite=nonfinite,
         left_dense={r.name: _LEFT_DENSE for r in records if found.schemes[r.scheme]["coding"]["coding"] == "dense"},

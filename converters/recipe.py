@@ -160,12 +160,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > MAX_RECIPE:
         raise RecipeError("recipe too large", file=str(path), expected=f"≤ {MAX_RECIPE} bytes")
     try:
-        found = yaml.load(raw, Loader)
+        loader = Loader(raw)
+        node = loader.get_single_node()
+        if node is not None and _written_out(node, {}) > MAX_RECIPE:
+            raise RecipeError("recipe too large with its aliases written out", file=str(path))
+        found = loader.construct_document(node) if node is not None else None
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise RecipeError(f"not YAML: {error}", file=str(path)) from error
     if not isinstance(found, dict):
         raise RecipeError("must be a mapping", file=str(path), found=type(found).__name__)
     return found
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """The nodes of a YAML tree with its aliases written out: ten lines of them can stand for more than memory holds."""
+    if id(node) not in known:
+        parts = node.value if isinstance(node.value, list) else []
+        flat = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in flat)
+    return known[id(node)]
 
 
 def _rule(written: Any, number: int) -> Rule:

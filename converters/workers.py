@@ -59,8 +59,8 @@ def stoppable(stop: Callable[[], None]) -> Iterator[None]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop()
         signal.signal(number, previous[signal.Signals(number)])
+        stop()
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:

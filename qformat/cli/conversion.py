@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,20 @@ class GroupSize(click.ParamType):  # type: ignore[type-arg]
             self.fail("a group size is a positive number, or row", param, ctx)
         if number < 1:
             self.fail("a group size is a positive number, or row", param, ctx)
+        return number
+
+
+class Tolerance(click.FloatRange):
+    """A number from 0 on. Not NaN: nothing is above it, so that a gate would let everything pass."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail("NaN is no tolerance", param, ctx)
         return number
 
 

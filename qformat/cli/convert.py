@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
 
-from qformat.cli.conversion import method_options, shared_options
-from qformat.errors import CoverageError
+from qformat.cli.conversion import Tolerance, method_options, shared_options
+from qformat.errors import CoverageError, InterruptedRunError
 
 
 @click.command("convert", short_help="Quantize a checkpoint into a .qf file.")
@@ -24,9 +29,7 @@ from qformat.errors import CoverageError
     show_default=True,
     help="What becomes of a linear with NaN or infinities.",
 )
-@click.option(
-    "--max-error", type=click.FloatRange(min=0), help="Quality gate: exit 3 if a tensor's relative error is larger."
-)
+@click.option("--max-error", type=Tolerance(), help="Quality gate: exit 3 if a tensor's relative error is larger.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--restart", is_flag=True, help="Discard what an interrupted run of something else left.")
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
@@ -49,14 +52,15 @@ def command(
     complete but a gate failed: NaN or infinities in a linear, or an error above --max-error; 75 interrupted, the same
     command resumes.
     """
-    from qformat.converters.run import convert
-    from qformat.converters.sources import open_source
-    from qformat.report.progress import Progress
-
     start = time.perf_counter()
-    total = open_source(src, revision=options["revision"]).nbytes
-    with Progress(total, "convert", quiet=quiet or json_) as line:
-        report = convert(src, out, progress=line.update, **options, **method_options(double_quant, settings))
+    with _interruptible(out):
+        from qformat.converters.run import convert
+        from qformat.converters.sources import open_source
+        from qformat.report.progress import Progress
+
+        total = open_source(src, revision=options["revision"]).nbytes
+        with Progress(total, "convert", quiet=quiet or json_) as line:
+            report = convert(src, out, progress=line.update, **options, **method_options(double_quant, settings))
     bad = {name: error for name, error in report.errors.items() if max_error is not None and error > max_error}
     gates = [f"{name}: {nan} NaN and {infinite} infinite" for name, (nan, infinite) in report.nonfinite.items()]
     gates += [f"{name}: relative error {error:.4g} is above {max_error:g}" for name, error in bad.items()]
@@ -73,6 +77,28 @@ def command(
     return 0
 
 
+@contextmanager
+def _interruptible(out: str) -> Iterator[None]:
+    """SIGINT and SIGTERM end what comes before and after a run's own handling of them as they end a run: with 75.
+
+    That is the imports, a download, headers, and a second signal while a slab is finished.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        raise InterruptedRunError("interrupted; the same command goes on from here", file=out)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
     from qformat.report import numbers
     from qformat.report.layout import wrap
@@ -86,7 +112,7 @@ def _print(out: str, report: Any, source_bytes: int, elapsed: float) -> None:
     worst = max(report.errors.values(), default=0.0)
     files = f" in {numbers.plural(report.files, 'file')}" if report.files > 1 else ""
     printer.ok(
-        f"{out}: {numbers.size(report.size)}{files}, {plan.bits_per_weight:.3f} bits per weight, "
+        f"{out}: {numbers.size(report.size)}{files}, {report.bits_per_weight:.3f} bits per weight, "
         f"from {numbers.size(source_bytes)} in {numbers.seconds(elapsed)}"
     )
     done = f"{numbers.plural(len(coded), 'tensor')} quantized, largest relative error {worst:.4g}"
@@ -124,7 +150,7 @@ def _print_json(out: str, report: Any, gates: list[str]) -> None:
                 "file": out,
                 "digest": report.digest,
                 "total_bytes": report.size,
-                "bits_per_weight": plan.bits_per_weight,
+                "bits_per_weight": report.bits_per_weight,
                 "tensors": len(plan.items),
                 "quantized": sum(
                     item.action == "quantize" and item.name not in report.left_dense for item in plan.items

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from qformat.cli.conversion import Tolerance
 from qformat.report import as_json, comparison
 from qformat.report.compare import compare
 from qformat.report.progress import Progress
@@ -14,7 +15,7 @@ from qformat.report.terminal import Printer
 @click.argument("a")
 @click.argument("b")
 @click.option("--structure", is_flag=True, help="Names and shapes, metadata and carried files; decode no value.")
-@click.option("--tolerance", type=click.FloatRange(0), default=0.0, show_default=True,
+@click.option("--tolerance", type=Tolerance(), default=0.0, show_default=True,
               help="Relative difference of values up to which tensors count as equal.")  # fmt: skip
 @click.option("--tensors", is_flag=True, help="Every tensor on a line of its own: no layers folded.")
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")

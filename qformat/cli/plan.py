@@ -89,7 +89,7 @@ def _print(plan: Any, costs: dict[str, Any], tensors: bool) -> None:
     lines = list(table.lines(printer.width))
     printer.lines(lines)
     printer.line("")
-    if not any(text.startswith("why") for text, _ in lines[0]):  # a narrow terminal: the reasons by themselves
+    if lines and not any(text.startswith("why") for text, _ in lines[0]):  # narrow: the reasons by themselves
         reasons = Table([Column("tensors", align="right", keep=1), Column("why", elastic=True, cut="end")])
         for why, count in Counter(map(_why, plan.items)).items():
             reasons.add(str(count), why)

@@ -47,7 +47,8 @@ def test_every_verb_has_help(verb: str) -> None:
     "arguments",
     [["nonsense"], ["inspect"], ["inspect", "--nonsense", "x"], ["inspect", "a", "b"], ["verify"], ["diff", "a"],
      ["meta"], ["meta", "x.qf", "fly"], ["meta", "x.qf", "set", "key"],
-     ["inspect", "--tensor", "a", "--json", "x.qf"], ["verify", "x", "-j", "0"], ["../x"]],
+     ["inspect", "--tensor", "a", "--json", "x.qf"], ["verify", "x", "-j", "0"], ["../x"],
+     ["convert", "a", "b", "--max-error", "nan"], ["diff", "a", "b", "--tolerance", "nan"]],
 )  # fmt: skip
 def test_wrong_usage_is_two(arguments: list[str]) -> None:
     result = call(*arguments)

@@ -133,3 +133,33 @@ def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "not empty" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "x.qf"), str(tmp_path / "out"), "--overwrite", "--json"]) == 0
     assert "model.safetensors" in json.loads(capsys.readouterr().out)["files"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_before_a_run_has_begun_are_75(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr("qformat.converters.run.open_source", lambda *_, **__: os.kill(os.getpid(), number))
+    assert main(["convert", str(STORIES), str(tmp_path / "x.qf"), "-q"]) == 75
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait_and_is_75_too(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        raise AssertionError("the second is not waited for")
+
+    arguments = ["convert", str(STORIES), str(tmp_path / "x.qf"), "-q"]
+    with monkeypatch.context() as patched:
+        patched.setattr("qformat.converters.conversion.Conversion._between", twice)
+        assert main([*arguments, "-j", "1"]) == 75
+    assert main(arguments) == 0
+    qformat.verify(tmp_path / "x.qf")
+
+
+def test_a_plan_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(directory(tmp_path / "m", {}))]) == 0
+    assert "0 tensors" in capsys.readouterr().out

@@ -37,6 +37,8 @@ def test_the_plan_is_what_comes_out(method: str, tmp_path: Path) -> None:
     assert list(found) == [item.name for item in report.plan.items]
     for item in report.plan.items:
         assert found[item.name] == item.length if item.exact else found[item.name] <= item.length
+    weights = sum(item.tensor.size for item in report.plan.items if item.action != "alias")
+    assert report.bits_per_weight == 8 * sum(found.values()) / weights
     with qformat.open(tmp_path / "x.qf") as model:
         assert model.digest == report.digest
         assert model.attachments["config.json"] == (STORIES / "config.json").read_bytes()
@@ -53,6 +55,15 @@ def test_the_plan_is_what_comes_out(method: str, tmp_path: Path) -> None:
                 assert model[name].error == pytest.approx(error, rel=1e-3)
                 assert model[name].error == pytest.approx(report.errors[name], rel=1e-6)
     qformat.verify(tmp_path / "x.qf")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_group_as_long_as_the_row_has_its_size(method: str, tmp_path: Path) -> None:
+    size = {} if method in ("eetq", "int8") else {"group_size": 64}
+    qformat.convert(STORIES, tmp_path / "x.qf", method=method, **size)
+    with qformat.open(tmp_path / "x.qf") as model:
+        for name in ("self_attn.q_proj", "mlp.down_proj"):  # of 64 and 172 inputs
+            assert model[f"model.layers.0.{name}.weight"].group_size == size.get("group_size")
 
 
 def test_bytes_depend_on_nothing_but_source_and_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +254,10 @@ def test_nonfinite_weights_are_loud(tmp_path: Path) -> None:
     report = qformat.convert(root, tmp_path / "x.qf", method="rtn")
     assert report.nonfinite == {name: (1, 0)}
     assert "NaN" in report.left_dense[name]
+    again = qformat.convert(root, tmp_path / "x.qf", method="rtn")
     with qformat.open(tmp_path / "x.qf") as model:
+        weights, nbytes = sum(t.decode().size for t in model.values()), sum(t.nbytes for t in model.values())
+        assert report.bits_per_weight == again.bits_per_weight == 8 * nbytes / weights > report.plan.bits_per_weight
         assert model.metadata["qformat.nonfinite"] == {name: {"nan": 1, "inf": 0}}
         assert np.array_equal(model[name].decode(), tensors[name], equal_nan=True)
     with pytest.raises(SourceError, match="NaN") as caught:

@@ -105,6 +105,7 @@ def test_rules_that_decide_nothing(rule: dict, tmp_path: Path) -> None:
     {"rules": [{"match": "*", "axis": "up"}]}, {"rules": [{"match": "*", "skip": "yes"}]}, {"bits": [1]}, {"skip": True},  # noqa: E501
     {"rules": [{"match": "*", "skip": True, "bits": 3}]}, {"method": 3}, {"method": "magic"}, {"bits": 17},
     {"rules": [{"match": "*up*", "method": "magic"}]}, {"rules": [{"match": "*up*", "sparkle": 1}]}, {"group_size": 0.5},  # noqa: E501
+    {"bits": 4.0}, {"method": "nf4", "double_quant": 1},
 ])  # fmt: skip
 def test_recipes_that_make_no_sense(recipe: dict) -> None:
     with pytest.raises(RecipeError):
@@ -126,6 +127,16 @@ def test_hostile_recipe_files(text: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         make_recipe(tmp_path / "r.yaml")
     assert caught.value.file == str(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("link", ["[{}]", "{{<<: [{}]}}"])
+def test_aliases_do_not_multiply_without_end(link: str, tmp_path: Path) -> None:
+    text = "rules:\n- &a0 {match: a}\n"
+    for level in range(1, 12):
+        text += f"- &a{level} {link.format(', '.join([f'*a{level - 1}'] * 10))}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="aliases written out"):
+        make_recipe(tmp_path / "r.yaml")
 
 
 @pytest.mark.parametrize(
