@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qformat import container, linear, report, store, verification
+from qformat import container, report, schemes, store, verification
 from qformat.errors import QFormatError
 from qformat.report.layout import cells
 from tests.cli import models
@@ -286,7 +286,7 @@ def test_what_is_not_there(model: Path) -> None:
 def test_of_a_set_the_manifest_is_edited_and_no_shard(tmp_path: Path) -> None:
     path = tmp_path / "x-00001-of-00001.qf"
     with container.create(path) as writer:
-        writer.tensor("a", scheme=linear.dump(models.PLAIN), dtype="float32", shape=(1,), length=4, data=[bytes(4)])
+        writer.tensor("a", scheme=schemes.dump(models.PLAIN), dtype="float32", shape=(1,), length=4, data=[bytes(4)])
         writer.finish({"a": 1})
     container.write_manifest(tmp_path / "x.qf", [path], {"general.name": "x"})
     for arguments in (["set", "general.name", "y"], ["unset", "a"]):
