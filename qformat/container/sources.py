@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat.container import _native
-from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
-from qformat.remote import filesystem, is_remote, read_range, reported
+from qformat.errors import ChangedError, InvalidFileError
+from qformat.remote import is_remote, open_remote
 
 Bytes = NDArray[np.uint8]
 
@@ -126,21 +126,14 @@ class RemoteFile:
 
     def __init__(self, url: str) -> None:
         self.path = url
-        self._filesystem, self._name = filesystem(url)
-        with reported(url):
-            size = self._filesystem.info(self._name).get("size")
-        if not isinstance(size, int):
-            raise UnsupportedError("the server does not tell the size of this file", file=url)
-        self.size = size
+        self._bytes = open_remote(url)
+        self.size = self._bytes.size
         # The tail comes in one request with what a reader wants first: the trailer and, if it is small, the index.
         start = max(self.size - self.TAIL, 0)
-        self._tail_start, self._tail = (
-            start,
-            self._range(start, self.size - start) if self.size else np.zeros(0, np.uint8),
-        )
+        self._tail_start, self._tail = start, self._range(start, self.size - start)
 
     def _range(self, offset: int, length: int) -> Bytes:
-        return np.frombuffer(read_range(self._filesystem, self._name, offset, offset + length, self.path), np.uint8)
+        return np.frombuffer(self._bytes.read(offset, offset + length), np.uint8)
 
     def check(self) -> None:
         return None  # every range is checked against its hash
@@ -152,7 +145,7 @@ class RemoteFile:
         if offset >= self._tail_start:
             found = self._tail[offset - self._tail_start : offset - self._tail_start + length]
         else:
-            found = self._range(offset, length) if length else np.zeros(0, np.uint8)
+            found = self._range(offset, length)
         if into is None:
             return found
         into[:length] = found

@@ -6,8 +6,8 @@ import os
 import stat
 from typing import Protocol
 
-from qformat.errors import ChangedError, InvalidFileError, UnsupportedError
-from qformat.remote import filesystem, is_remote, read_range, reported
+from qformat.errors import ChangedError, InvalidFileError
+from qformat.remote import is_remote, open_remote
 
 
 class ByteSource(Protocol):
@@ -52,28 +52,6 @@ class LocalBytes:
         os.close(self._descriptor)
 
 
-class RemoteBytes:
-    """An address read through fsspec: one request for the size, one for each range."""
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self._filesystem, self._path = filesystem(url)
-        with reported(url):
-            size = self._filesystem.info(self._path).get("size")
-        if not isinstance(size, int):
-            raise UnsupportedError("the server does not tell the size of this file", file=url)
-        self.size = size
-
-    def read(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop)."""
-        if start >= stop:
-            return b""
-        return read_range(self._filesystem, self._path, start, stop, self.name)
-
-    def close(self) -> None:
-        """Nothing is held open between requests."""
-
-
 def open_bytes(path: str | os.PathLike[str]) -> ByteSource:
     """The source for a file name or address."""
-    return RemoteBytes(os.fspath(path)) if is_remote(os.fspath(path)) else LocalBytes(path)
+    return open_remote(os.fspath(path)) if is_remote(os.fspath(path)) else LocalBytes(path)

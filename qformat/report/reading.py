@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qformat.remote import is_remote
-from qformat.report.byte_source import ByteSource, LocalBytes, RemoteBytes
+from qformat.remote import is_remote, open_remote
+from qformat.report.byte_source import ByteSource, LocalBytes
 from qformat.report.overview import Overview
 
 GGUF = b"GGUF"
@@ -66,7 +66,7 @@ def _foreign_source(name: str) -> ByteSource | None:
     Local files are known by their first bytes, addresses by their names: a look inside would be one more request.
     """
     if is_remote(name):
-        return RemoteBytes(name) if _plain_name(name).endswith((".safetensors", ".gguf")) else None
+        return open_remote(name) if _plain_name(name).endswith((".safetensors", ".gguf")) else None
     source = LocalBytes(name)
     head = source.read(0, min(source.size, 9))
     header_length = int.from_bytes(head[:8], "little")

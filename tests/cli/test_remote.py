@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from qformat import container, schemes
 from tests.cli import models
 from tests.cli.command_line import call, controls, process
-from tests.cli.range_server import Asked, serve
+from tests.cli.range_server import COMMIT, Asked, serve
 
 pytest.importorskip("aiohttp")
 
@@ -71,30 +71,41 @@ def test_of_a_large_model_file_only_the_index_travels(tmp_path: Path) -> None:
         assert result.code == 0, result.err
 
 
+def hub(data: bytes) -> dict[str, bytes]:
+    """What a hub answers about a model that holds one file."""
+    about = {"id": "me/tiny", "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": []}
+    held = [{"type": "file", "path": "x.qf", "size": len(data), "oid": COMMIT}]
+    return {
+        "/api/models/me/tiny": json.dumps(about).encode(),
+        "/api/models/me/tiny/tree/main": json.dumps(held).encode(),
+        "/me/tiny/resolve/main/x.qf": data,
+        f"/me/tiny/resolve/{COMMIT}/x.qf": data,
+        "/store/me/tiny/resolve/main/x.qf": data,
+        f"/store/me/tiny/resolve/{COMMIT}/x.qf": data,
+    }
+
+
+def at(server: Asked, folder: Path) -> dict[str, str]:
+    """How a process finds bucket and hub on this machine."""
+    return {
+        "AWS_ENDPOINT_URL": server.address,
+        "AWS_ACCESS_KEY_ID": "who",
+        "AWS_SECRET_ACCESS_KEY": "what",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "HF_ENDPOINT": server.address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(folder / "hub"),
+        "HF_TOKEN": "secret",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
 @pytest.fixture(params=["s3", "hf"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Asked, dict[str, str]]]:
     """A bucket, or a hub, on this machine: the address of a model in it, its server, and how a process finds that."""
     data = models.write(tmp_path / "x.qf", layers=3).read_bytes()
-    about = {"id": "me/tiny", "sha": "0" * 40, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": []}
-    held = [{"type": "file", "path": "x.qf", "size": len(data), "oid": "0" * 40}]
-    files = {
-        "/bucket/models/x.qf": data,
-        "/api/models/me/tiny": json.dumps(about).encode(),
-        "/api/models/me/tiny/tree/main": json.dumps(held).encode(),
-        "/me/tiny/resolve/main/x.qf": data,
-    }
-    with serve(files) as server:
-        found = {
-            "AWS_ENDPOINT_URL": server.address,
-            "AWS_ACCESS_KEY_ID": "who",
-            "AWS_SECRET_ACCESS_KEY": "what",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "HF_ENDPOINT": server.address,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "hub"),
-            "NO_PROXY": "127.0.0.1",
-        }
-        yield {"s3": "s3://bucket/models/", "hf": "hf://me/tiny/"}[request.param], server, found
+    with serve({"/bucket/models/x.qf": data, **hub(data)}) as server:
+        yield {"s3": "s3://bucket/models/", "hf": "hf://me/tiny/"}[request.param], server, at(server, tmp_path)
 
 
 def test_buckets_and_hubs_are_read_in_ranges(store: tuple[str, Asked, dict[str, str]], tmp_path: Path) -> None:
@@ -102,10 +113,59 @@ def test_buckets_and_hubs_are_read_in_ranges(store: tuple[str, Asked, dict[str, 
     result = process("inspect", "--json", f"{address}x.qf", env=environment)
     assert result.code == 0, result.err
     assert json.loads(result.out) == json.loads(call("inspect", "--json", tmp_path / "x.qf").out)
-    asked = [method for method, part in server.requests if part is None]
-    assert asked == (["HEAD"] if address.startswith("s3") else ["GET", "GET"])  # a hub: the model, and what it holds
+    assert [method for method, part in server.requests if part is None] == ["HEAD"]
     assert 1 <= len(server.ranges) <= 2
     assert process("verify", "-q", f"{address}x.qf", env=environment) == (0, "", "")
+
+
+def test_a_large_file_of_a_hub_is_read_where_it_keeps_it(tmp_path: Path) -> None:
+    """Two ranges without detours, and the token is for the hub alone."""
+    data = models.write(tmp_path / "x.qf", layers=200).read_bytes()  # an index that is longer than the first range
+    with serve(hub(data), store="/store") as server:
+        result = process("inspect", "--json", "hf://me/tiny/x.qf", env=at(server, tmp_path))
+        assert result.code == 0, result.err
+        assert [method for method, _ in server.requests] == ["HEAD", "GET", "GET"]
+        assert server.paths == ["/me/tiny/resolve/main/x.qf"] + ["/store/me/tiny/resolve/main/x.qf?0"] * 2
+        assert server.tokens == ["Bearer secret", None, None]
+
+
+def test_where_a_hub_keeps_a_file_is_asked_again(tmp_path: Path) -> None:
+    """The address holds for some time; then comes one for the commit that was opened, whatever main has become."""
+    data = models.write(tmp_path / "x.qf", layers=200).read_bytes()
+    with serve(hub(data), store="/store", lasts=2) as server:
+        result = process(
+            "inspect", "--tensor", "model.layers.0.up.weight", "hf://me/tiny/x.qf", env=at(server, tmp_path)
+        )
+        assert result.code == 0, result.err
+        heads = [path for (method, _), path in zip(server.requests, server.paths, strict=True) if method == "HEAD"]
+        assert f"/me/tiny/resolve/{COMMIT}/x.qf" in heads
+        assert {token for token, path in zip(server.tokens, server.paths, strict=True) if "store" in path} == {None}
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("hf://me/tiny@v1.0/sub/x.qf", "/me/tiny/resolve/v1.0/sub/x.qf"),
+        ("hf://me/tiny@refs/pr/1/x.qf", "/me/tiny/resolve/refs%2Fpr%2F1/x.qf"),
+        ("hf://datasets/me/tiny@refs%2Fpr%2F1/x.qf", "/datasets/me/tiny/resolve/refs%2Fpr%2F1/x.qf"),
+        ("hf://spaces/me/tiny/x.qf", "/spaces/me/tiny/resolve/main/x.qf"),
+    ],
+)
+def test_revisions_and_kinds_of_repositories(address: str, path: str, tmp_path: Path) -> None:
+    data = models.write(tmp_path / "x.qf").read_bytes()
+    pinned = path.replace("v1.0", COMMIT).replace("refs%2Fpr%2F1", COMMIT).replace("main", COMMIT)
+    with serve({path: data, pinned: data}) as server:
+        result = process("inspect", "-q", address, env=at(server, tmp_path))
+        assert result.code == 0, result.err
+        assert server.paths == [path, pinned]
+
+
+def test_a_hub_that_does_not_tell_the_size_is_asked_as_fsspec_does(tmp_path: Path) -> None:
+    data = models.write(tmp_path / "x.qf").read_bytes()
+    with serve(hub(data), heads=False) as server:
+        result = process("inspect", "-q", "hf://me/tiny/x.qf", env=at(server, tmp_path))
+        assert result.code == 0, result.err
+        assert [method for method, part in server.requests if part is None] == ["HEAD", "GET", "GET"]
 
 
 def test_what_a_bucket_or_hub_lacks_is_one_line(store: tuple[str, Asked, dict[str, str]]) -> None:
