@@ -14,7 +14,7 @@ from typing import Any
 from qformat import container, dtypes, schemes
 from qformat.container import Entry
 from qformat.converters.budget import Budget
-from qformat.converters.encode import Encoder, require_finite
+from qformat.converters.encode import Encoder, refusal
 from qformat.converters.hashing import Hashes
 from qformat.converters.output import Output
 from qformat.converters.plan import Item, Plan
@@ -183,7 +183,7 @@ class Conversion:
             note["nonfinite"] = list(encoded.nonfinite)
         if encoded.dense_because is not None:
             if self.settings["nonfinite"] == "error":
-                require_finite(item, encoded)
+                raise refusal(item, encoded)
             note["dense"] = encoded.dense_because
             return self._dense(output, item.dense(encoded.dense_because), note)
         assert encoded.assembly is not None and encoded.scheme is not None

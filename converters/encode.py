@@ -94,8 +94,8 @@ class Encoder:
         guessed = _guess(method, options)
         if not guessed and _looks_first(item, method):
             found = list(self._results(task))
-            if (why := _why_dense(found)) is not None:
-                return self._dense(item, why, found)
+            if (why := next((result.problem for result in found if result.problem is not None), None)) is not None:
+                return Encoded(nonfinite=_sums(result.nonfinite for result in found), dense_because=why)
             state = method.combine([result.state for result in found if result.state is not None])
             options = dict(method.settle(options, state))
             task.waiting.extend(slabs.jobs(item, options, state))
@@ -115,11 +115,12 @@ class Encoder:
         """Put the coded slabs together; None when they were coded on a guess that the whole tensor refutes."""
         item = task.item
         assembly: Assembly | None = None
-        errors, states, seen = [], [], []
+        errors, states, nonfinite, problems = [], [], [], []
         first: Result | None = None
         for result in self._results(task):
-            seen.append((result.nonfinite, result.problem))
+            nonfinite.append(result.nonfinite)
             if result.problem is not None:
+                problems.append(result.problem)
                 continue
             if assembly is None:
                 first = result
@@ -134,26 +135,19 @@ class Encoder:
             assembly.add(result.places)
             errors.append(result.errors)
             states.append(result.state)
-        nonfinite = (sum(n for (n, _), _ in seen), sum(i for (_, i), _ in seen))
-        problem = next((why for _, why in seen if why is not None), None)
+        sums = _sums(nonfinite)
         looked = [found for found in states if found is not None]
         whole = bool(looked) and len(looked) == len(states)
-        if problem is not None or (whole and method.settle(item.options, method.combine(looked)) != options):
+        if problems or (whole and method.settle(item.options, method.combine(looked)) != options):
             if assembly is not None:
                 assembly.close()
-            if any(nonfinite) or options.get("scale_dtype") != "float16" or item.options.get("scale_dtype") != "auto":
-                return self._refused(item, problem or "", nonfinite)
-            return None
+            refused = any(sums) and options["nonfinite"] == "refuse"
+            if options.get("scale_dtype") == "float16" and item.options.get("scale_dtype") == "auto" and not refused:
+                return None
+            return Encoded(nonfinite=sums, dense_because=problems[0])
         assert first is not None and assembly is not None
         error, largest = relative_error(np.concatenate(errors))
-        return Encoded(first.scheme, parameters, assembly, error, largest, nonfinite)
-
-    def _dense(self, item: Item, why: str, found: list[Result]) -> Encoded:
-        return self._refused(item, why, (sum(r.nonfinite[0] for r in found), sum(r.nonfinite[1] for r in found)))
-
-    @staticmethod
-    def _refused(item: Item, why: str, nonfinite: tuple[int, int]) -> Encoded:
-        return Encoded(nonfinite=nonfinite, dense_because=why)
+        return Encoded(first.scheme, parameters, assembly, error, largest, sums)
 
     def _results(self, task: _Task) -> Iterator[Result]:
         """Results of all waiting jobs of the first task, in order; later tasks are kept under way meanwhile."""
@@ -206,8 +200,10 @@ def _first_jobs(item: Item) -> list[Job]:
     return slabs.jobs(item, options, survey=_looks_first(item, method))
 
 
-def _why_dense(found: list[Result]) -> str | None:
-    return next((result.problem for result in found if result.problem is not None), None)
+def _sums(nonfinite: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """NaN and infinities of all slabs."""
+    nan, infinite = zip(*nonfinite, strict=True)
+    return sum(nan), sum(infinite)
 
 
 def relative_error(errors: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -220,9 +216,9 @@ def relative_error(errors: np.ndarray[Any, Any]) -> tuple[float, float]:
     return (math.sqrt(squared / norm) if norm else float(squared > 0)), largest
 
 
-def require_finite(item: Item, encoded: Encoded) -> None:
-    """SourceError for a run that was told to stop at NaN or infinities."""
-    raise SourceError(
+def refusal(item: Item, encoded: Encoded) -> SourceError:
+    """What a run raises that was told to stop at a tensor which cannot be coded."""
+    return SourceError(
         f"{encoded.dense_because}: {encoded.nonfinite[0]} NaN, {encoded.nonfinite[1]} infinite",
         tensor=item.name,
         file=item.tensor.file.name,

@@ -66,8 +66,9 @@ def test_slabs_make_the_whole(
 
 @pytest.mark.parametrize("scale", [1e-8, 1e7])
 @pytest.mark.parametrize("method", ["rtn", "ls", "hqq"])
+@pytest.mark.parametrize("nonfinite", ["refuse", "zero", "clamp"])
 def test_scales_that_float16_does_not_hold(
-    scale: float, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scale: float, method: str, nonfinite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slabs are coded on the guess of float16; a slab late in the tensor refutes it for all."""
     weight = np.random.default_rng(2).standard_normal((200, 64), np.float32)
@@ -75,9 +76,12 @@ def test_scales_that_float16_does_not_hold(
     weight[:16] *= scale
     if scale < 1:
         weight *= scale
-    whole = quantize(method, weight)
+    if nonfinite != "refuse":
+        weight[100, 7] = np.inf
+    whole = quantize(method, weight, nonfinite=nonfinite)
     monkeypatch.setattr(planning, "SLAB_WEIGHTS", 1)
-    encoded = encode(tmp_path, weight, method, {}, 2)
+    encoded = encode(tmp_path, weight, method, {"nonfinite": nonfinite}, 2)
+    assert encoded.dense_because is None
     assert encoded.scheme == whole.scheme
     assert extent(encoded) == linear.pack(whole.scheme, weight.shape, whole.arrays, whole.parameters).tobytes()
 
