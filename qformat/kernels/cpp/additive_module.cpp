@@ -3,6 +3,7 @@
 
 #include "binding.h"
 #include "pool.h"
+#include "stream.h"
 
 namespace qformat {
 namespace {
@@ -69,15 +70,21 @@ void matvec_rows(const AdditiveKernels& kernels, const Additive& m, bool exact, 
     const size_t runs = (threads + slices - 1) / slices, each = (panels + 8 * runs - 1) / (8 * runs) * 8;
     const size_t parts = (panels + each - 1) / each * slices;
     pool::run(parts, threads > 1 ? 1 : parts, [&](size_t first, size_t last) {
-        thread_local Room<float> floats;
+        thread_local Room<float> floats, own;
         thread_local Room<uint8_t> bytes;
         for (size_t i = first; i < last; i++) {
             const size_t s = i % slices, top = i / slices * each;
             const Part part{s * m.blocks() / slices, (s + 1) * m.blocks() / slices, top, std::min(top + each, panels)};
+            float *all = sums + s * slice, *to = threads > 1 ? own.of(slice) : all;
             if (exact) {
-                kernels.sum_exact(m, x, static_cast<int>(batch), part, floats.of(kTableFloats), sums + s * slice);
+                kernels.sum_exact(m, x, static_cast<int>(batch), part, floats.of(kTableFloats), to);
             } else {
-                kernels.sum_bytes(m, x, static_cast<int>(batch), part, bytes.of(kTableBytes * batch), sums + s * slice);
+                kernels.sum_bytes(m, x, static_cast<int>(batch), part, bytes.of(kTableBytes * batch), to);
+            }
+            if (to == all) continue;
+            for (size_t b = 0; b < batch; b++) {  // another thread may add them up
+                const size_t from = (b * panels + part.first_panel) * kLanes, until = (b * panels + part.last_panel) * kLanes;
+                stream(lines_of(to + from, to + until), lines_of(all + from, all + until));
             }
         }
     });

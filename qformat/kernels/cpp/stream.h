@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
 
 #if defined(QFORMAT_X86)
 #include <emmintrin.h>
@@ -18,6 +19,13 @@ namespace qformat {
 struct alignas(64) Line {
     uint8_t bytes[64];
 };
+
+// Whole lines of numbers, from a line's start on.
+template <class T>
+auto lines_of(T* first, T* last) {
+    using L = std::conditional_t<std::is_const_v<T>, const Line, Line>;
+    return std::span<L>(reinterpret_cast<L*>(first), reinterpret_cast<L*>(last));
+}
 
 // Copies past the caches; the copy is there for whoever is told of it afterwards.
 inline void stream(std::span<const Line> from, std::span<Line> to) {
