@@ -70,11 +70,12 @@ def load_into(
         assemble: makes a parameter that the file has only in pieces.
 
     Raises:
+        ValueError: a mode or residency that makes no sense.
         UnsupportedError: something is missing, a shape differs, or torch has no such dtype.
         QFormatError: the file is damaged.
     """
     dtype = chosen(dtype)
-    file = path if isinstance(path, Model) else store.open(path, residency=residency)
+    file = opened(path, residency)
     report = Loaded()
     used: set[str] = set()
 
@@ -124,6 +125,15 @@ def load_into(
             tensor=", ".join(sorted(report.missing)[:10]),
         )
     return report
+
+
+def opened(path: str | os.PathLike[str] | Model, residency: Residency) -> Model:
+    """The file at `path`, or the one that is open; ValueError if it was opened to be read otherwise."""
+    if not isinstance(path, Model):
+        return store.open(path, residency=residency)
+    if residency not in ("mmap", path.residency):
+        raise ValueError(f"residency is {residency!r}, but the file is open with {path.residency!r}")
+    return path
 
 
 def _tied(module: nn.Module) -> list[list[str]]:

@@ -22,7 +22,7 @@ from qformat.torch import attention
 from qformat.torch.arrays import chosen
 from qformat.torch.experts import Pieces
 from qformat.torch.linear import Mode
-from qformat.torch.load import load_into
+from qformat.torch.load import load_into, opened
 from qformat.torch.renamed import Renamed
 
 
@@ -50,12 +50,13 @@ def load_model(
 
     Raises:
         TypeError: a name that neither config nor model knows.
+        ValueError: a mode or residency that makes no sense.
         UnsupportedError: no config, an unknown model type, missing weights or other shapes, or no such dtype.
         QFormatError: the file is damaged.
     """
     older = changes.pop("torch_dtype", None)
     named = chosen(older if dtype is None else dtype)
-    file = path if isinstance(path, Model) else store.open(path, residency=residency)
+    file = opened(path, residency)
     config, rest = _config(file, changes)
     compute = named or config.dtype or _first_dtype(file)
     kind = _model_class(file, config)
@@ -119,13 +120,11 @@ def load_tokenizer(path: str | os.PathLike[str] | Model) -> Any:
     from transformers import AutoTokenizer
 
     file = path if isinstance(path, Model) else store.open(path)
-    wanted = [name for name in file.attachments if "token" in name or name in _VOCABULARIES]
-    if not wanted:
+    if not any("token" in name or name in _VOCABULARIES for name in file.attachments):
         raise UnsupportedError("the file carries no tokenizer", file=file.path, field="attachments")
     with tempfile.TemporaryDirectory() as folder:
-        for name in (*wanted, "config.json"):
-            # attachments are names, not paths; one that would leave the folder is not a tokenizer's
-            if name in file.attachments and Path(name).name == name:
+        for name in file.attachments:  # all, since templates and special tokens have files of their own
+            if Path(name).name == name:  # a name, not a path; one that would leave the folder is not a tokenizer's
                 (Path(folder) / name).write_bytes(file.attachments[name])
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
@@ -146,7 +145,7 @@ def compile_config(**options: Any) -> Any:
     return config
 
 
-_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+_VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
 
 
 class EmptyOnMeta(TorchFunctionMode):

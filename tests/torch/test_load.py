@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -473,3 +474,17 @@ def test_a_file_that_is_open_serves_several_models(stories: Path) -> None:
         ids = torch.arange(1, 9)[None]
         with torch.no_grad():
             assert torch.equal(first(ids).logits, second(ids).logits)
+        with pytest.raises(ValueError, match="the file is open with 'mmap'"):
+            load_model(file, residency="hugepages")
+    with qformat.open(stories, residency="hugepages") as file:
+        assert load_model(file).model.layers[0].mlp.up_proj.tensor._model.residency == "hugepages"
+
+
+def test_a_chat_template_of_its_own_comes_along(tmp_path: Path) -> None:
+    shutil.copytree(STORIES, tmp_path / "source")
+    (tmp_path / "source" / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    qformat.convert(tmp_path / "source", tmp_path / "model.qf", method="rtn")
+    said = load_tokenizer(tmp_path / "model.qf").apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
+    assert said == "Hi!"
