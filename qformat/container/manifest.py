@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qformat.container.create import create
 from qformat.container.part import Part
 from qformat.container.records import LIMITS
@@ -25,18 +27,31 @@ def write_manifest(
 
     The shards, finished .qf files without attachments, must lie beside it; it pins the size and digest of each. What is
     left of a set that was at `path` is deleted: see `create`.
+
+    Raises:
+        OutputError: files that are no set together, or it cannot be written.
+        InvalidFileError: a name that a shard cannot have, or a file that is no .qf file.
     """
     target = Path(path)
-    rows = []
+    rows, names = [], set[str]()
     for shard in map(Path, shards):
         if shard.parent.resolve() != target.parent.resolve():
             raise OutputError("a shard lies elsewhere", file=shard, expected=target.parent)
         check_shard_name(shard.name, str(target))
         source = LocalFile(os.fspath(shard))
         try:
-            rows.append({"file": shard.name, "size": source.size, "digest": Part(source, LIMITS).digest})
+            part = Part(source, LIMITS)
+            rows.append({"file": shard.name, "size": source.size, "digest": part.digest})
         finally:
             source.close()
+        if "shards" in part.index.document or len(part.names) != part.tensors:
+            raise OutputError("is itself a set, or has attachments, and cannot be a shard", file=shard)
+        own = part.names.text(np.arange(part.tensors))
+        if (twice := next((name for name in own if name in names), None)) is not None:
+            raise OutputError("a tensor is in two shards", file=shard, tensor=twice)
+        names.update(own)
+    if not rows:
+        raise OutputError("a set needs a shard", file=target)
     with create(target) as writer:
         for name, data in (attachments or {}).items():
             writer.attachment(name, data)

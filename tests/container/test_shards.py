@@ -9,7 +9,7 @@ import pytest
 
 from qformat import container
 from qformat.errors import IntegrityError, InvalidFileError, OutputError
-from tests.container.files import DENSE, Parts, put
+from tests.container.files import DENSE, Parts, put, sample
 
 
 def shard(path: Path, *names: str) -> Path:
@@ -131,11 +131,30 @@ def test_tables_that_make_no_sense_are_refused(model: Path, change: object, mess
         container.open(path)
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
-    shards = [shard(tmp_path / "m-1.qf", "a"), shard(tmp_path / "m-2.qf", "a", "b")]
-    container.write_manifest(tmp_path / "m.qf", shards, {})
+def test_a_tensor_in_two_shards_is_refused(model: Path) -> None:
+    second = shard(model.parent / "m-00003-of-00003.qf", "c", "a")
+    parts = Parts(model.read_bytes())
+    with container.open(second) as opened:
+        row = {"file": second.name, "size": opened.size, "digest": opened.digest}
+    parts.document(lambda document: document["shards"].append(row))
+    put(model.parent, parts.bytes(), "m.qf")
     with pytest.raises(InvalidFileError, match=r"m\.qf: a: json\.shards: a tensor is in two shards"):
-        container.open(tmp_path / "m.qf")
+        container.open(model)
+
+
+def test_what_is_no_set_is_not_written(model: Path) -> None:
+    before = model.read_bytes()
+    first = model.parent / "m-00001-of-00002.qf"
+    for shards, message in (
+        ([], "needs a shard"),
+        ([first, first], "a: a tensor is in two shards|z: a tensor is in two shards"),
+        ([first, shard(model.parent / "n.qf", "a")], r"n\.qf: a: a tensor is in two shards"),
+        ([first, model], "is itself a set"),
+        ([put(model.parent, sample(), "attached.qf")], "has attachments"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            container.write_manifest(model, shards, {})
+        assert model.read_bytes() == before
 
 
 def test_shards_lie_beside_their_manifest(tmp_path: Path) -> None:
