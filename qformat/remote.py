@@ -85,7 +85,10 @@ def open_remote(url: str) -> RemoteBytes:
         hub = _HubFile.find(files, path) if url.startswith("hf:") else None
         if hub is not None:
             return RemoteBytes(url, hub.size, hub.fetch)
-        size = files.info(path).get("size")
+        about = files.info(path)
+        if about.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, "is a directory", url)
+        size = about.get("size")
     if not isinstance(size, int):
         raise UnsupportedError("the server does not tell the size of this file", file=url)
     return RemoteBytes(url, size, partial(_fetch, files, path))

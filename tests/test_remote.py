@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from qformat.errors import IntegrityError, QFormatError, UnsupportedError
-from qformat.remote import filesystem, is_remote, reported
+from qformat.remote import filesystem, is_remote, open_remote, reported
 
 
 @pytest.mark.parametrize("path", ["https://x/y.qf", "hf://a/b/c.qf", "s3://bucket/key"])
@@ -40,3 +41,10 @@ def test_errors_name_the_address(raised: Exception, kind: type[Exception]) -> No
 def test_a_kind_that_nothing_reads() -> None:
     with pytest.raises(UnsupportedError, match="no reader"):
         filesystem("nosuch://x/y")
+
+
+def test_a_directory_is_not_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "x.qf").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        open_remote(f"file://{tmp_path}/x.qf")
+    assert caught.value.filename == f"file://{tmp_path}/x.qf"
