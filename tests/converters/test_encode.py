@@ -11,7 +11,7 @@ import pytest
 
 from qformat import linear
 from qformat.converters import plan as planning
-from qformat.converters.encode import Encoded, Encoder
+from qformat.converters.encode import Encoded, Encoder, relative_error
 from qformat.converters.methods import METHODS, quantize
 from qformat.converters.plan import make_plan
 from qformat.converters.recipe import make_recipe
@@ -98,3 +98,10 @@ def test_nonfinite_weights_leave_the_tensor_dense(tmp_path: Path, monkeypatch: p
     encoded = encode(tmp_path, weight, "rtn", {"nonfinite": "zero"})
     assert encoded.nonfinite == (1, 2)
     assert encoded.assembly is not None
+
+
+def test_an_error_is_relative_to_the_norm_of_what_was_coded() -> None:
+    rows = np.array([[3.0, 40.0, 0.5], [6.0, 60.0, 1.5]])  # squared error, squared norm, largest error
+    assert relative_error(rows) == (0.3, 1.5)
+    assert relative_error(np.zeros((2, 3))) == (0.0, 0.0)
+    assert relative_error(np.array([[1.0, 0.0, 1.0]])) == (1.0, 1.0)  # all of it, where there was nothing

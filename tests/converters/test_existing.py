@@ -67,7 +67,11 @@ def test_what_is_something_else(tmp_path: Path) -> None:
         stream.write(b"!")
     refused()
     qformat.convert(root, out, overwrite=True)
-    edit_metadata(out, {"qformat.nonfinite": "none"})
+    with qformat.open(out) as model:
+        tool = model.metadata["qformat.tool"]
+    edit_metadata(out, {"qformat.tool": f"{tool}1"})  # another version may code the same recipe otherwise
+    refused()
+    edit_metadata(out, {"qformat.tool": tool, "qformat.nonfinite": "none"})
     refused("edited")
     out.write_bytes(b"")
     refused("exists; overwrite")

@@ -188,6 +188,29 @@ def test_scales_that_float16_cannot_hold_are_float32(name: str, size: float) -> 
     assert coded.error < 0.2
 
 
+def _scale_dtype(*largest: float, **options: object) -> str:
+    """The scale type of rows with these largest magnitudes, of both signs."""
+    weight = np.zeros((len(largest), 64), np.float32)
+    weight[:, 0], weight[:, 1] = largest, [-value for value in largest]
+    return str(quantize("rtn", weight, **options).scheme.coding.scales.dtype)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_where_float16_ends_for_small_scales(bits: int) -> None:
+    least = 2.0 ** (bits - 1 - 21)  # of which the scale is 2^-21
+    below = float(np.nextafter(np.float32(least), np.float32(0)))
+    assert _scale_dtype(least, least, bits=bits, symmetric=True) == "float16"
+    assert _scale_dtype(below, below, bits=bits, symmetric=True) == "float32"
+    assert _scale_dtype(below, 1024 * below, bits=bits, symmetric=True) == "float32"
+    assert _scale_dtype(below, 1025 * below, bits=bits, symmetric=True) == "float16"  # negligible beside the other
+
+
+def test_where_float16_ends_for_large_scales() -> None:
+    """At one bit an asymmetric scale is the whole range."""
+    assert _scale_dtype(32752.0, bits=1) == "float16"  # 2 · 32752 is the largest float16
+    assert _scale_dtype(32753.0, bits=1) == "float32"
+
+
 @pytest.mark.parametrize("name", AFFINE)
 def test_a_dead_row_does_not_cost_the_tensor_its_float16(name: str) -> None:
     weight = like_a_model(16, 128)
