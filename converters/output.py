@@ -21,7 +21,7 @@ from qformat import container
 from qformat.container import Entry, Writer
 from qformat.container.create import check_target as check_regular
 from qformat.container.create import sweep
-from qformat.container.sets import Row, drop_replaced, rows_at
+from qformat.container.sets import Row, drop_replaced, rows_at, set_of
 from qformat.container.shards import check_shard_name
 from qformat.converters.journal import Journal
 from qformat.converters.sources import Source
@@ -32,7 +32,7 @@ COMMIT_SECONDS = 1.0
 
 
 def check_target(out: Path, source: Source) -> None:
-    """OutputError unless `out` is, or can become, a regular file that is not part of the source."""
+    """OutputError unless `out` is, or can become, a regular file that is part neither of the source nor of a set."""
     if out.is_symlink():
         raise OutputError("is a symbolic link", file=str(out))
     if not out.parent.is_dir():
@@ -46,6 +46,8 @@ def check_target(out: Path, source: Source) -> None:
         for file in (*source.files, *source.attachments.values()):
             if os.path.samestat(found, os.stat(file.path)):
                 raise OutputError("is the source itself", file=str(out), found=file.path)
+        if (whole := set_of(out)) is not None:
+            raise OutputError(f"a shard of {whole}, which pins its size and digest", file=str(out))
 
 
 def check_shards(targets: Sequence[Path], *, replace: bool) -> None:

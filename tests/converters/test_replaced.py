@@ -151,6 +151,14 @@ def test_shards_that_another_set_claims_stay(source: Path, tmp_path: Path) -> No
     qformat.verify(tmp_path / "x" / "x.qf")
 
 
+def test_a_shard_is_not_overwritten(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "x.qf", (40_000, 4))
+    before = listing(tmp_path)
+    with pytest.raises(OutputError, match=r"x-00001-of-00002\.qf: a shard of x\.qf"):
+        convert(source, tmp_path / "x-00001-of-00002.qf", (None, 4), overwrite=True)
+    assert listing(tmp_path) == before
+
+
 def test_names_that_shards_cannot_have_are_refused_at_once(source: Path, tmp_path: Path) -> None:
     def refused(out: str, match: str, **options: Any) -> None:
         before = listing(tmp_path)
