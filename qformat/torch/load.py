@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -74,6 +74,8 @@ def load_into(
         UnsupportedError: something is missing, a shape differs, or torch has no such dtype.
         QFormatError: the file is damaged.
     """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
     dtype = chosen(dtype)
     file = opened(path, residency)
     report = Loaded()

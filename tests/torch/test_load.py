@@ -448,6 +448,17 @@ def test_load_into_takes_the_same_dtypes(tmp_path: Path) -> None:
         assert module.mix.weight.dtype == expected
 
 
+def test_what_makes_no_sense_changes_nothing(tmp_path: Path) -> None:
+    _, source = checkpoint(tmp_path)
+    qformat.convert(source, tmp_path / "small.qf")
+    module = Small()
+    before = dict(module.named_parameters())
+    for options in ({"mode": "fast"}, {"dtype": "float31"}, {"residency": "ram"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            load_into(module, tmp_path / "small.qf", **options)
+    assert all(module.get_parameter(name) is parameter for name, parameter in before.items())
+
+
 def test_changes_go_where_transformers_sends_them(stories: Path, tmp_path: Path) -> None:
     """To the config where it has the name, else to the model, which knows what it does not take."""
     loaded = load_model(stories, attn_implementation="eager", use_cache=False)
