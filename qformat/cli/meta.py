@@ -10,7 +10,7 @@ import click
 
 from qformat import container
 from qformat.report import as_json, numbers
-from qformat.report.layout import Line, clip, pad
+from qformat.report.layout import Line, cells, clip, pad
 from qformat.report.terminal import Printer
 from qformat.text import safe_text
 
@@ -101,14 +101,14 @@ def shown(value: Any) -> str:
 
 def listing(metadata: Mapping[str, Any], width: int | None) -> list[Line]:
     """A line for each key; a long value is cut and its length told (a chat template is never shown whole)."""
-    column = min(max((len(safe_text(key)) for key in metadata), default=0), 40)
+    column = min(max((cells(safe_text(key)) for key in metadata), default=0), 40)
     if width is not None:
         column = min(column, max(width // 2, 8))
     lines: list[Line] = []
     for key in sorted(metadata):
         text = shown(metadata[key])
         room = 200 if width is None else max(width - column - 2, 1)
-        if len(text) > room:
+        if cells(text) > room:
             note = f"… {numbers.plural(len(text), 'character')}"
             text = f"{clip(text, max(room - len(note), 1))}{note[1:]}" if room > 40 else clip(text, room)
         lines.append([(pad(clip(safe_text(key), column), column) + "  ", "key"), (text, "")])

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from qformat import container, report, schemes, store, verification
+from qformat.cli.meta import listing
 from qformat.errors import QFormatError
-from qformat.report.layout import cells
+from qformat.report.layout import cells, line_cells
 from tests.cli import models
 from tests.cli.command_line import BASE, call, controls, process, terminal
 
@@ -149,6 +150,12 @@ def test_output_fits(hostile: Path, arguments: list[str], columns: int, monkeypa
     monkeypatch.setenv("COLUMNS", str(columns))
     for line in call(*arguments, hostile).out.splitlines():
         assert cells(line) <= max(columns, 22) or arguments == ["verify"]
+
+
+def test_wide_characters_of_metadata_fit() -> None:
+    metadata = {f"漢漢漢漢漢{count}": "漢" * count for count in (80, 100, 300)} | {"k": "漢" * 100}
+    for width in (40, 80, 200):
+        assert all(line_cells(line) <= width for line in listing(metadata, width))
 
 
 def test_a_terminal_gets_colour_and_its_width(hostile: Path) -> None:
