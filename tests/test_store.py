@@ -267,8 +267,9 @@ def test_matvec_is_a_product_with_the_decoded_matrix(sample: Path) -> None:
                     assert y.shape == (*shape[:-1], rows)
                     bound = 1e-5 * np.sqrt(inputs) * (np.abs(x.astype(np.float64)) @ np.abs(matrix).T) + 1e-6
                     assert (np.abs(y - x.astype(np.float64) @ matrix.T) <= bound).all()
-        with pytest.raises(ValueError, match="shape"):
-            tensor.matvec(np.zeros(inputs + 1, np.float32))
+        for wrong in ((inputs + 1,), (2, inputs + 1), (1, 1, inputs), ()):
+            with pytest.raises(ValueError, match="x has shape"):
+                tensor.matvec(np.zeros(wrong, np.float32))
         with pytest.raises(TypeError):
             tensor.matvec(np.zeros(inputs, np.int32))
         with pytest.raises(TypeError, match=">f4"):  # its bytes in the other order are other numbers

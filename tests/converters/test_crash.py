@@ -145,6 +145,30 @@ def test_a_failing_disk_keeps_the_journal(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.qf", "m", "x.qf"]
 
 
+@pytest.mark.parametrize("lost", ["file", "journal"])
+def test_what_a_power_cut_took_is_done_again(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = directory(tmp_path / "m", llama(2))
+    qformat.convert(root, tmp_path / "good.qf", method="rtn")
+    monkeypatch.setattr(output, "COMMIT_BYTES", 1)
+
+    def stop(done: int, note: str) -> None:
+        if "layers.1" in note:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        qformat.convert(root, tmp_path / "x.qf", method="rtn", progress=stop)
+    partial, journal = tmp_path / "x.qf.partial", tmp_path / "x.qf.journal"
+    if lost == "file":  # the journal speaks of bytes that are not there
+        os.truncate(partial, partial.stat().st_size // 2)
+    else:  # a record has its end, but not what it said
+        raw = bytearray(journal.read_bytes())
+        place = raw.rindex(b'"digest":"') + len(b'"digest":"')
+        raw[place : place + 1] = b"B" if raw[place : place + 1] == b"A" else b"A"
+        journal.write_bytes(raw)
+    qformat.convert(root, tmp_path / "x.qf", method="rtn")
+    assert (tmp_path / "x.qf").read_bytes() == (tmp_path / "good.qf").read_bytes()
+
+
 def test_a_file_size_limit(tmp_path: Path) -> None:
     root = directory(tmp_path / "m", llama(2))
     limited = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -10,13 +10,16 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
+import blake3
 import numpy as np
 import pytest
 
 from qformat import convert
+from qformat.converters.hashing import hash_file
 from qformat.converters.sources import open_source
 from qformat.converters.sources.directory import ATTACHMENTS
 from qformat.errors import ChangedError, OutputError, SourceError
@@ -341,6 +344,20 @@ def test_a_source_that_changes_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ChangedError, match="changed") as caught:
         tensor.read_rows(1, 2)
     assert caught.value.tensor == "a.weight"
+
+
+def test_a_source_that_changes_while_it_is_hashed_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.safetensors", {"a.weight": np.ones((64, 64), np.float32)})
+    (file,) = open_source(path).files
+
+    class Meanwhile(threading.Event):
+        def is_set(self) -> bool:
+            os.utime(path, ns=(1, 1))
+            return False
+
+    assert hash_file(file) == blake3.blake3(path.read_bytes()).hexdigest()
+    with pytest.raises(ChangedError, match="changed while it was being read"):
+        hash_file(file, Meanwhile())
 
 
 @pytest.mark.parametrize("linked", [False, True])
