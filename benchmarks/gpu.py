@@ -87,7 +87,7 @@ def ours(coding: Coding, shape: tuple[int, int], seed: int) -> tuple[Product, in
     extent = codings.pack(coding, shape, arrays)
     place = codings.layout(coding, shape).places["panels"]
     body = torch.from_numpy(extent[place.offset : place.offset + place.nbytes]).cuda()
-    operand = triton.prepare(coding, shape, codings.parts(coding, shape, (), extent), body)
+    operand = triton.prepare(coding, shape, codings.parts(coding, shape, extent), body)
     assert operand is not None
     return operand.matvec, len(extent)
 

@@ -279,7 +279,7 @@ def check(scheme: Scheme, shape: Shape, arrays: Arrays, parameters: tuple[int, .
     held = secure(scheme, shape, parameters, arrays)
     for number, correction in enumerate(scheme.corrections):
         corrections.check_numbers(correction, f"corrections.{number}", held)
-    codings.check(scheme.coding, coded_shape(scheme, shape, parameters), held)
+    codings.check_numbers(scheme.coding, coded_shape(scheme, shape, parameters), held)
 
 
 def check_padding(scheme: Scheme, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:

@@ -74,8 +74,8 @@ def _is_part(child: Child) -> bool:
     return isinstance(child.group, Span)
 
 
-def roles(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> dict[str, Role]:
-    """Every array of a coding, nested ones included, `codes` last. (No coding has recorded parameters yet.)"""
+def roles(coding: Coding, shape: Shape) -> dict[str, Role]:
+    """Every array of a coding, nested ones included, `codes` last."""
     module = TABLE[type(coding)]
     own = module.roles(coding, shape)
     codes: dict[str, Role] = {name: own.pop(name) for name in ("codes", "values") if name in own}
@@ -98,7 +98,7 @@ def panels(coding: Coding, shape: Shape) -> Panels | None:
     return found if isinstance(found, Panels) else None
 
 
-def layout(coding: Coding, shape: Shape, parameters: tuple[int, ...] = ()) -> Extent:
+def layout(coding: Coding, shape: Shape) -> Extent:
     """Where every role lies."""
     return extents.layout(roles(coding, shape), geometry(coding, shape))
 
@@ -108,14 +108,14 @@ def pack(coding: Coding, shape: Shape, arrays: Mapping[str, NDArray[Any]]) -> ND
     return extents.pack(roles(coding, shape), geometry(coding, shape), arrays)
 
 
-def parts(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> Arrays:
+def parts(coding: Coding, shape: Shape, buffer: Buffer) -> Arrays:
     """Every role of an extent, unread: `decode` of a rectangle then reads only its rows."""
     return extents.parts(roles(coding, shape), geometry(coding, shape), buffer)
 
 
-def unpack(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> dict[str, NDArray[Any]]:
+def unpack(coding: Coding, shape: Shape, buffer: Buffer) -> dict[str, NDArray[Any]]:
     """Every role of an extent as an array (a view where that is possible). Inverse of `pack`."""
-    return {name: whole(part) for name, part in parts(coding, shape, parameters, buffer).items()}
+    return {name: whole(part) for name, part in parts(coding, shape, buffer).items()}
 
 
 def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None = None) -> NDArray[np.float32]:
@@ -166,23 +166,17 @@ def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
             check_indices(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
 
 
-def check(coding: Coding, shape: Shape, arrays: Arrays) -> None:
-    """All that `check_indices` looks at, and that every scale, zero and offset is finite.
+def check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
+    """Every scale, zero and offset is finite, the innermost first, a million at a time.
 
     Raises:
         InvalidFileError: `field` is the role.
     """
-    check_indices(coding, shape, arrays)
-    _check_numbers(coding, shape, arrays)
-
-
-def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
-    """Every number per group is finite, the innermost first, a million at a time."""
     for name, child in TABLE[type(coding)].children(coding, shape).items():
         rows, columns = groups.array_shape(child.group, shape)
         own = _child_arrays(arrays, name)
         with within(name):
-            _check_numbers(child.coding, (rows, columns), own)
+            check_numbers(child.coding, (rows, columns), own)
         if _is_part(child):
             continue
         across = min(columns, 1 << 20)
@@ -197,6 +191,6 @@ def _check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
                     raise InvalidFileError(f"not finite in {place}", field=name, found=numbers[row, column])
 
 
-def check_padding(coding: Coding, shape: Shape, parameters: tuple[int, ...], buffer: Buffer) -> None:
+def check_padding(coding: Coding, shape: Shape, buffer: Buffer) -> None:
     """Bytes and bits between and after the roles of an extent are zero."""
     extents.check_padding(roles(coding, shape), geometry(coding, shape), buffer)

@@ -160,7 +160,7 @@ def test_gguf_blocks(kind: str) -> None:
         blocks[..., 0] = rng.integers(100, 150, (ROWS, 3))
     coding, arrays = read(blocks)
     shape = (ROWS, 3 * weights)
-    found = codings.decode(coding, shape, codings.unpack(coding, shape, (), codings.pack(coding, shape, arrays)))
+    found = codings.decode(coding, shape, codings.unpack(coding, shape, codings.pack(coding, shape, arrays)))
     expected = gguf.quants.dequantize(blocks.reshape(ROWS, -1), gguf.GGMLQuantizationType[kind])
     assert np.array_equal(found, expected.reshape(shape))
 

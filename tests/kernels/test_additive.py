@@ -146,7 +146,7 @@ def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut:
     top, bottom = sorted(min(c, coded.shape[0]) for c in cut)
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
     start = codings.layout(coded.coding, coded.shape).places["panels"].offset
-    arrays = codings.parts(coded.coding, coded.shape, (), extent)
+    arrays = codings.parts(coded.coding, coded.shape, extent)
 
     def read(first: int, last: int) -> np.ndarray:
         return extent[start + first : start + last]

@@ -26,7 +26,7 @@ def decoded(coded: Coded, rows: range, dtype: str, kernel: str) -> NDArray[np.ge
     """Rows by a kernel, on memory that held something else; None if it does not decode them."""
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
     start = codings.layout(coded.coding, coded.shape).places["panels"].offset
-    arrays = codings.parts(coded.coding, coded.shape, (), extent)
+    arrays = codings.parts(coded.coding, coded.shape, extent)
     out = np.full((len(rows), coded.shape[1]), 17, numpy_dtype(dtype))
 
     def read(first: int, last: int) -> NDArray[np.uint8]:
@@ -104,7 +104,7 @@ def test_results_that_are_larger_than_the_cache(kernel: str, dtype: str, bits: i
         start = -space.ctypes.data % 64 + shift * wanted.itemsize
         out = space[start : start + wanted.nbytes].view(wanted.dtype).reshape(shape)
         extent = codings.pack(coding, shape, coded.arrays)
-        operand = prepare(coding, shape, codings.parts(coding, shape, (), extent), extent)
+        operand = prepare(coding, shape, codings.parts(coding, shape, extent), extent)
         assert operand.native is not None
         decode_into(kernel, operand.native, 0, -(-shape[0] // panel.ROWS), out)
         assert_same(out, wanted)

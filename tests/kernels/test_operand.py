@@ -29,7 +29,7 @@ def prepared(coded: Coded) -> Operand:
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
     places = codings.layout(coded.coding, coded.shape).places
     place = places.get("panels") or places["values"]
-    arrays = codings.parts(coded.coding, coded.shape, (), extent)
+    arrays = codings.parts(coded.coding, coded.shape, extent)
     return prepare(coded.coding, coded.shape, arrays, extent[place.offset : place.offset + place.nbytes])
 
 

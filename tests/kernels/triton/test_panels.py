@@ -25,7 +25,7 @@ def on_device(coded: Coded) -> gpu.Operand | None:
     places = codings.layout(coded.coding, coded.shape).places
     place = places.get("panels") or places["codes"]
     body = torch.from_numpy(extent[place.offset : place.offset + place.nbytes]).to(DEVICE)
-    return gpu.prepare(coded.coding, coded.shape, codings.parts(coded.coding, coded.shape, (), extent), body)
+    return gpu.prepare(coded.coding, coded.shape, codings.parts(coded.coding, coded.shape, extent), body)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
