@@ -133,3 +133,20 @@ def test_pack_refuses_what_does_not_fit(case: Coded, data: st.DataObject) -> Non
 def test_parts_are_lazy_arrays(case: Coded) -> None:
     parts = codings.parts(case.coding, case.shape, codings.pack(case.coding, case.shape, case.arrays))
     assert all(_same(whole(part), case.arrays[name]) for name, part in parts.items())
+
+
+@pytest.mark.parametrize(("signed", "least", "most"), [(False, 0, 7), (True, -4, 3)])
+def test_codes_that_their_bits_do_not_hold_are_refused(signed: bool, least: int, most: int) -> None:
+    coding = Affine(bits=3, signed=signed, group=Block(columns=16), scales=Dense(dtype="float32"))
+    arrays = any_arrays(coding, (2, 16), 0)
+    for code in (least, most):
+        arrays["codes"] = np.full((2, 16), code, np.int8 if signed else np.uint8)
+        assert np.array_equal(
+            codings.unpack(coding, (2, 16), codings.pack(coding, (2, 16), arrays))["codes"], arrays["codes"]
+        )
+    for code in (least - 1, most + 1):
+        if code >= 0 or signed:
+            arrays["codes"][1, 3] = code
+            with pytest.raises(InvalidFileError, match="code out of range") as caught:
+                codings.pack(coding, (2, 16), arrays)
+            assert (caught.value.field, caught.value.found) == ("codes", code)
