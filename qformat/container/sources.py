@@ -8,7 +8,7 @@ import os
 import stat
 import weakref
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class ByteSource(Protocol):
 
 
 class LocalFile:
-    """A regular file, mapped read-only and shared with every process that maps it."""
+    """A regular file, mapped read-only; its pages are shared with every process that maps it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -109,10 +109,17 @@ def _map(descriptor: int, size: int) -> Bytes:
     """The file as an array; pages that it loses read as zeros, and `check` tells."""
     if size == 0:
         return np.zeros(0, np.uint8)
-    mapping = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+    mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)  # private: see `allow_writing`
     array = np.frombuffer(mapping, np.uint8)
     weakref.finalize(mapping, _native.unprotect, _native.protect(array.ctypes.data, size)).atexit = False
     return array
+
+
+def allow_writing(view: NDArray[Any]) -> None:
+    """Let code that takes no notice of numpy's flag write to a view of a mapping: what it writes is this process's own,
+    and never gets to the file. Contiguous views of other memory are left alone.
+    """
+    _native.allow_writing(view.ctypes.data, view.nbytes)
 
 
 def _signature(found: os.stat_result) -> tuple[int, int, int, int]:

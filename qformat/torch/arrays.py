@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qformat.container.sources import allow_writing
 from qformat.dtypes import numpy_dtype
 from qformat.errors import UnsupportedError
 from qformat.tensor import Tensor
@@ -44,7 +45,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def from_array(array: NDArray[Any]) -> torch.Tensor:
     """A tensor over the memory of `array`, which keeps it alive.
 
-    A read-only array (a view of the mapped file) gives a tensor that must not be written to: doing so ends the process.
+    torch does not know of memory that is read-only: who hands such a tensor out sees to it that it can be written to.
     """
     name = array.dtype.name
     bits = array.view(_BITS[name]) if name in _BITS else array
@@ -71,7 +72,8 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The weights of a file's tensor as a torch tensor in its source's shape.
 
     Args:
-        tensor: of the file. If it is stored as it is, in the type asked for, the result is a view of the mapping.
+        tensor: of the file. If it is stored as it is, in the type asked for, the result is a view of the mapping: what
+            is written to it is this process's own.
         dtype: of the result; None for the type that the source had.
     """
     name = tensor.dtype if dtype is None else dtype_name(dtype)
@@ -80,5 +82,6 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     if plain and tensor.coding == "dense":
         values = tensor.arrays()["values"]
         if values.dtype == numpy_dtype(name):
+            allow_writing(values)
             return from_array(values)
     return from_array(np.ascontiguousarray(tensor.decode(numpy_dtype(name))))

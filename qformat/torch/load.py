@@ -55,7 +55,7 @@ def load_into(
 
     A linear layer (`nn.Linear`, transformers' `Conv1D`) whose weight is coded becomes a `QLinear`, an `nn.Embedding` a
     `QEmbedding`, transformers' experts become `QExperts`. Other parameters and buffers are views of the mapping where
-    the dtype fits and decoded copies where not; they have no gradients, and the mapped ones must not be written to.
+    the dtype fits and decoded copies where not; they have no gradients; what is written to them stays in this process.
     Parameters that the module ties stay tied. Layers that read another file read this one from then on.
 
     Args:

@@ -312,6 +312,26 @@ def test_any_module_can_be_filled(tmp_path: Path) -> None:
         torch.testing.assert_close(other(ids), model(ids), rtol=0.02, atol=0.02)
 
 
+def test_mapped_weights_can_be_written_to(tmp_path: Path) -> None:
+    """By `load_state_dict` or an optimizer: the file, and whoever else maps it, see nothing of it."""
+    _, source = checkpoint(tmp_path)
+    path = tmp_path / "small.qf"
+    qformat.convert(source, path, recipe={"rules": [{"match": "*", "skip": True}]})
+    before, written, other = path.read_bytes(), Small().eval(), Small().eval()
+    load_into(written, path)
+    load_into(other, path)
+    expected = {name: values.clone() for name, values in other.state_dict().items()}
+    with torch.no_grad():
+        for parameter in written.parameters():
+            parameter.fill_(3.0)
+    written.load_state_dict({name: values + 1 for name, values in written.state_dict().items()})
+    assert all(bool((parameter == 4).all()) for parameter in written.parameters())
+    assert path.read_bytes() == before
+    qformat.verify(path)
+    for name, values in other.state_dict().items():
+        assert torch.equal(values, expected[name])
+
+
 def test_missing_and_misshapen_weights_are_named(tmp_path: Path) -> None:
     _, source = checkpoint(tmp_path)
     qformat.convert(source, tmp_path / "small.qf")

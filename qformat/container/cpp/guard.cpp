@@ -85,6 +85,13 @@ void unprotect(int number) {
     ranges[number].start.store(0, std::memory_order_release);
 }
 
+// Lets a program write to bytes of a private mapping: pages that it writes become its own, the file stays as it is. Whatever
+// the system does not allow, or is not in a mapping that is registered here, stays as it was.
+void allow_writing(uintptr_t start, uintptr_t length) {
+    const uintptr_t first = start & ~(page - 1);
+    if (is_ours(start)) (void)mprotect(reinterpret_cast<void*>(first), start + length - first, PROT_READ | PROT_WRITE);
+}
+
 // Whether the file behind a descriptor still is what fstat said once. Called at every product: no tuple is made.
 bool is_unchanged(int descriptor, uint64_t device, uint64_t inode, int64_t size, int64_t modified_ns) {
     struct stat found;
@@ -144,5 +151,7 @@ NB_MODULE(_native, m) {
     m.def("is_unchanged", &is_unchanged, nb::arg("descriptor"), nb::arg("device"), nb::arg("inode"), nb::arg("size"),
           nb::arg("modified_ns"), "Whether a descriptor's file has this device, inode, size and time of modification.");
     m.def("protect", &protect, nb::arg("start"), nb::arg("length"), "Register a mapping; returns its number, -1 if there is no room.");
+    m.def("allow_writing", &allow_writing, nb::arg("start"), nb::arg("length"),
+          "Let a program write to these bytes of a registered mapping, for itself alone.");
     m.def("unprotect", &unprotect, nb::arg("number"), "Forget a mapping, before it is unmapped.");
 }
