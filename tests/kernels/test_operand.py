@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qformat import codings, kernels
 from qformat.codings import tables
-from qformat.codings.grammar import Dense, Lookup
+from qformat.codings.grammar import Affine, Block, Dense, Lookup
 from qformat.errors import KernelError
 from qformat.kernels.operand import Operand, prepare
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
@@ -92,6 +92,25 @@ def test_int8_is_within_half_a_step(kernel: str, coded: Coded, batch: int, seed:
         bound = bound + STEP * (1 + STEP) * np.abs(table).max() * scales * np.abs(x).sum(axis=1, keepdims=True)
     x = x.astype(np.float64)
     assert (np.abs(y - x @ weight.T) <= bound * 1.001 + rounding(magnitudes(coded, weight), x)).all()
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("size", [1e-36, 1e-37, 1e-40, 1e-45])
+def test_int8_of_numbers_without_an_inverse(kernel: str, table: bool, size: float) -> None:
+    """What is too small to be scaled to bytes counts as nothing: it is lost at worst."""
+    group, scales = Block(rows=1, columns=64), Dense(dtype="float32")
+    if table:
+        coding: Affine | Lookup = Lookup(bits=4, table="tensor", group=group, scales=scales, layout="panel")
+    else:
+        coding = Affine(bits=4, group=group, scales=scales, zeros=Dense(dtype="float16"), layout="panel")
+    coded = Coded(coding, (20, 77), arrays_for(coding, (20, 77), 0))
+    if table:
+        coded.arrays["table"] *= np.float32(size)
+    x = inputs(coded, 3, 0) * np.float32(1 if table else size)
+    weight = np.abs(codings.decode(coding, coded.shape, coded.arrays).astype(np.float64))
+    y = prepared(coded).matvec(x, "int8", kernel)
+    assert (np.abs(y) <= 1.1 * np.abs(x).max() * weight.sum(axis=1) + 1e-37).all()
 
 
 @pytest.mark.parametrize("kernel", NATIVE)

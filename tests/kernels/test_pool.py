@@ -98,6 +98,14 @@ print(same == [True] * 3)
     assert run(code) == ["True"] * 4
 
 
+def test_a_process_that_ends_with_a_weight_in_its_hands_says_nothing() -> None:
+    """As workers of a data loader do, which are ended while they hold what they were sent."""
+    code = "import ctypes; ctypes.pythonapi.Py_IncRef(ctypes.py_object(product.operand.native))"
+    command = [sys.executable, "-c", PRODUCT + code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("count", [-1, 1025, 10**6])
 def test_counts_that_make_no_sense(count: int) -> None:
     before = kernels.get_threads()

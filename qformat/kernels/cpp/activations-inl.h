@@ -51,7 +51,7 @@ static float quantize_run(const F32* x, int8_t* codes, float* scale, float* sum)
     }
     float largest;
     __builtin_memcpy(&largest, &bits, 4);
-    const F32 inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
+    const F32 inverse = splat(largest >= 1.0e-36f ? 127.0f / largest : 0.0f);  // that of less is infinite: it counts as nothing
     I32 total = {};
     for (int i = 0; i < 4; i++) {
         const I32 rounded = round_to_int(x[i] * inverse);

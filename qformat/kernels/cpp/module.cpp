@@ -182,6 +182,7 @@ void matvec_dense(const std::string& isa, Bytes values, size_t rows, size_t inpu
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // a worker that ends with a weight in its hands has done nothing wrong
     m.doc() = "Kernels of qformat; every function takes arrays that Python has checked.";
     m.def("cpu_features", &cpu_features, "Names of the instruction sets that this processor can run.");
     m.def("environment", &environment, nb::arg("name"), "The value of an environment variable, None if it is not set.");

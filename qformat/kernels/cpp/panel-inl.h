@@ -155,7 +155,7 @@ static inline int8_t round_to_int8(float v) { return (int8_t)(int)(v + (v < 0 ? 
 static inline float byte_entries(const float* table, int count, uint8_t* entries) {
     float top = 0;
     for (int i = 0; i < count; i++) top = __builtin_fmaxf(top, __builtin_fabsf(table[i]));
-    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    const float inverse = top >= 1.0e-36f ? 127.0f / top : 0.0f;
     __builtin_memset(entries, 128, 256);
     for (int i = 0; i < count; i++) entries[i] = (uint8_t)(128 + round_to_int8(table[i] * inverse));
     return top / 127.0f;
