@@ -53,6 +53,6 @@ def test_methods_are_all_there() -> None:
 
 
 def test_verbs_are_all_there() -> None:
-    from qformat.cli import main
+    from qformat.cli.main import VERBS
 
-    assert main.main(["--help"]) == 0
+    assert set(VERBS) >= {"convert", "plan", "inspect", "verify", "diff", "meta", "export"}
