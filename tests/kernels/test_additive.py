@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qformat import codings
-from qformat.codings.grammar import Additive, Dense
+from qformat.codings.grammar import Additive, Block, Dense
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
@@ -163,6 +166,43 @@ def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut:
     decode_into(kernel, native, top // ROWS, -(-bottom // ROWS), into)
     again = into[top - panels.start : bottom - panels.start]
     np.testing.assert_array_equal(again.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize(("entry", "scale"), [(2.0**-130, 1.0), (2.0**-70, 2.0**-62)])
+def test_subnormal_weights_are_decoded(kernel: str, entry: float, scale: float) -> None:
+    """An instruction that rounds to bfloat16 makes zeros of them."""
+    coding = Additive(
+        books=1, bits=8, in_group=8, codebooks=Dense(dtype="float32"), scales=Dense(dtype="float32"), layout="panel"
+    )
+    shape = (70, 64)
+    arrays = arrays_for(coding, shape, 0)
+    arrays["codebooks"] = np.random.default_rng(0).uniform(1, 2, arrays["codebooks"].shape).astype(np.float32) * entry
+    arrays["scales"] = np.full_like(arrays["scales"], scale)
+    out = np.empty(shape, ml_dtypes.bfloat16)
+    native = prepared(Coded(coding, shape, arrays)).native
+    assert isinstance(native, _native.Additive)
+    decode_into(kernel, native, 0, -(-shape[0] // ROWS), out)
+    expected = codings.decode(coding, shape, arrays)
+    assert (np.abs(expected) < 2.0**-126).all()
+    assert expected.all()
+    np.testing.assert_array_equal(out.view(np.uint16), expected.astype(ml_dtypes.bfloat16).view(np.uint16))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"out_group": 2}, {"bits": 5}, {"bits": 12}, {"group": Block(columns=16), "scales": Dense(dtype="float16")}],
+)
+def test_what_the_native_kernels_do_not_read_is_decoded(changes: dict[str, Any]) -> None:
+    coding, shape = Additive(**{"books": 2, "bits": 4, "in_group": 8, "layout": "panel", **changes}), (70, 64)
+    coded = Coded(coding, shape, arrays_for(coding, shape, 2))
+    operand, x = prepared(coded), inputs(coded, 2, 2)
+    assert operand.native is None
+    expected = x @ codings.decode(coding, shape, coded.arrays).T
+    np.testing.assert_allclose(operand.matvec(x, "exact", NATIVE[0]), expected, rtol=1e-5, atol=1e-6)
+    out = np.empty(shape, np.float32)
+    extent = codings.pack(coding, shape, coded.arrays)
+    assert not decode_rows(coding, shape, coded.arrays, lambda first, last: extent, range(shape[0]), out, NATIVE[0])
 
 
 @given(coded=matrices((4, 8, 16)), seed=st.integers(0, 99))
