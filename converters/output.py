@@ -194,8 +194,8 @@ class Output:
         growing = [path.name for path in self.partials]
         self.journal = Journal(out.with_name(out.name + ".journal"), fingerprint, files=growing, restart=restart)
         done = next((record for record in self.journal.records if "done" in record), None)
-        self.finished = done is not None
-        self.replaced: list[Row] = done.get("replaces", []) if done is not None else []
+        self.finished = done is not None and self._are_there(done["sizes"])
+        self.replaced: list[Row] = done["replaces"] if done is not None and self.finished else []
         self.notes: list[dict[str, Any]] = []  # of finished tensors, in order
         self.hashes: dict[str, str] = {}
         self.sealed: set[int] = set()
@@ -214,6 +214,11 @@ class Output:
 
     # -- what is left of an earlier run
 
+    def _are_there(self, sizes: list[int]) -> bool:
+        """Whether every file of a finished run is, under one name or the other: somebody may have tidied up."""
+        files = [a if a.exists() else b for a, b in zip(self.partials, self.targets, strict=True)]
+        return [file.stat().st_size if file.exists() else -1 for file in files] == sizes
+
     def _resume(self) -> None:
         """Keep the longest run of records whose bytes are there; of a finished run all (its files may be renamed)."""
         kept: list[dict[str, Any]] = []
@@ -227,6 +232,8 @@ class Output:
                 entries[record["shard"]].append(entry)
                 self.notes.append(record["note"])
             elif "sealed" in record:
+                if not self.finished and not self.partials[record["sealed"]].exists():
+                    break
                 self.sealed.add(record["sealed"])
             elif "hash" in record:
                 self.hashes[record["hash"]] = record["blake3"]
@@ -283,7 +290,8 @@ class Output:
         repeat after a kill."""
         if not self.finished:
             self.replaced = rows_at(self.out)
-            self.journal.append([{"done": True, "replaces": self.replaced}])
+            sizes = [path.stat().st_size for path in self.partials]
+            self.journal.append([{"done": True, "replaces": self.replaced, "sizes": sizes}])
         try:
             for partial, target in zip(self.partials, self.targets, strict=True):
                 if partial.exists():

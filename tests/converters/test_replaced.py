@@ -33,6 +33,31 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_files_of_a_finished_run_that_are_gone_are_made_again(
+    size: int | None, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its last record and its first rename, and then somebody deletes what looks unfinished."""
+    convert(source, tmp_path / "want" / "x.qf", (size, 3))
+    want = listing(tmp_path / "want")
+    for gone in [name for name in want if size is None or name != "x.qf"]:
+        folder = tmp_path / f"without {gone}"
+        convert(source, folder / "x.qf", (size, 4))  # an older one
+        with monkeypatch.context() as patched, suppress(Killed):
+            patched.setattr("qformat.converters.output.os.rename", raises(Killed))
+            convert(source, folder / "x.qf", (size, 3), overwrite=True)
+        (folder / f"{gone}.partial").unlink()
+        convert(source, folder / "x.qf", (size, 3))
+        assert listing(folder) == want
+
+
+def raises(error: type[BaseException]) -> Any:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
 class Killed(BaseException):
     """No `except Exception` and no cleanup of the run's catches it."""
 
