@@ -29,6 +29,7 @@ from qformat.errors import InvalidFileError, OutputError, QFormatError
 
 COMMIT_BYTES = 64 * 2**20
 COMMIT_SECONDS = 1.0
+BLOCK = 4 << 20
 
 
 def check_target(out: Path, source: Source) -> None:
@@ -72,7 +73,12 @@ def shard_paths(out: Path, count: int) -> list[Path]:
 
 
 class _File:
-    """A raw file for the Writer: whole writes or an OutputError, nothing buffered."""
+    """A raw file for the Writer: whole writes or an OutputError.
+
+    Bytes go out in blocks of BLOCK that begin at multiples of it, and before a sync. Linux then keeps them in pages of
+    2 MiB where the file system can, which mappings of the file have as well: products find huge pages in a file that
+    was just written.
+    """
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
@@ -81,26 +87,41 @@ class _File:
             os.ftruncate(self._fd, keep)
         except OSError as error:
             raise output_error(error, path) from error
-        self._position = keep
+        self._position = keep  # of what is in `_block`, of which `_held` bytes are used
+        self._block, self._held = memoryview(bytearray(BLOCK)), 0
+        self._lock = threading.Lock()  # the committer syncs while more is written
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         size = len(view)
+        with self._lock:
+            while view:
+                room = BLOCK - (self._position + self._held) % BLOCK
+                part, view = view[:room], view[room:]
+                if len(part) == room and not self._held:
+                    self._put(part)
+                    continue
+                self._block[self._held : self._held + len(part)] = part
+                self._held += len(part)
+                if len(part) == room:
+                    self._flush()
+        return size
+
+    def _flush(self) -> None:
+        held, self._held = self._held, 0
+        self._put(self._block[:held])
+
+    def _put(self, view: memoryview) -> None:
         try:
             while view:
                 count = os.pwrite(self._fd, view, self._position)
                 self._position, view = self._position + count, view[count:]
         except OSError as error:
             raise output_error(error, self.path) from error
-        return size
-
-    def tell(self) -> int:
-        return self._position
-
-    def flush(self) -> None:
-        """Nothing is buffered here; `sync` is what reaches the disk."""
 
     def sync(self) -> None:
+        with self._lock:
+            self._flush()
         try:
             os.fdatasync(self._fd)
         except OSError as error:

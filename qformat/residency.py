@@ -1,8 +1,9 @@
 """Where the kernels find an extent: in the file's mapping, or in private copies on huge pages.
 
-A mapping of a file has pages of 4 KiB. It costs nothing, is shared by every process that maps the file, and is what
-`mmap` stands for. On some machines its translations, not memory, then limit a product; `hugepages` copies each extent
-at its first use into memory of this process that has pages of 2 MiB.
+A mapping of a file costs nothing, is shared by every process that maps the file, and is what `mmap` stands for. It has
+pages of 2 MiB where the file system keeps the file in such pages (ext4 since Linux 6.16: files that `qformat convert`
+wrote, or that were read from the disk), else of 4 KiB. On some machines the translations of small pages, not memory,
+limit a product; `hugepages` then copies each extent at its first use into memory of this process that has large ones.
 """
 
 from __future__ import annotations
