@@ -20,7 +20,7 @@ _PACKED = re.compile(
     r"(^|\.)(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|codebooks|codes|W_q"
     r"|absmax|nested_absmax|quant_map|SCB|qscales|trellis|Qidxs|weight_blocks|weight_scales|.*_blocks|.*_scales)$"
 )
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_NUMBERS = ("float64", "float32", "float16", "bfloat16", "complex64")
 
 
 def refuse_quantized(source: Source, root: Path | None) -> None:
@@ -49,8 +49,8 @@ def refuse_quantized(source: Source, root: Path | None) -> None:
                 field="dtype",
                 found=tensor.dtype,
             )
-        packed = _PACKED.search(tensor.name) and tensor.dtype not in _FLOATS
-        integers = tensor.name.endswith(".weight") and tensor.dtype not in _FLOATS and len(tensor.shape) >= 2
+        packed = _PACKED.search(tensor.name) and tensor.dtype not in _NUMBERS
+        integers = tensor.name.endswith(".weight") and tensor.dtype not in _NUMBERS and len(tensor.shape) >= 2
         if packed or integers:
             raise SourceError(
                 "packed integers: already quantized; no reader for it yet",

@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 
 STORIES = Path(__file__).parents[1] / "data" / "stories260K"
-DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64", "bool": "BOOL"}
+DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64", "bool": "BOOL",
+               "complex64": "C64"}  # fmt: skip
 
 
 def raw_safetensors(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:

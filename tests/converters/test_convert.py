@@ -271,6 +271,14 @@ def test_nonfinite_weights_are_loud(tmp_path: Path) -> None:
         assert model[name].method == "rtn"
 
 
+def test_a_matrix_of_complex_numbers_stays_as_it_is(tmp_path: Path) -> None:
+    weight = np.exp(1j * np.arange(64 * 64, dtype=np.float32)).astype(np.complex64).reshape(64, 64)
+    qformat.convert(save(tmp_path / "x.safetensors", {"freqs.weight": weight}), tmp_path / "x.qf")
+    with qformat.open(tmp_path / "x.qf") as model:
+        assert model["freqs.weight"].dtype == "complex64"
+        assert np.array_equal(model["freqs.weight"].decode("complex64"), weight)
+
+
 def test_odd_tensors(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shapes = [(1, 1), (3, 1), (5, 7), (16, 127), (0, 8), (8, 0), (1, 4096), (2, 3, 4, 5), (7,), ()]
