@@ -81,7 +81,10 @@ def prepare(folder: Path, layers: int) -> None:
     def made(name: str, make: Callable[[Path], Path]) -> Path:
         if not (folder / name).exists():
             print(f"making {name}", flush=True)
-            make(folder / f"{name}.partial").rename(folder / name)
+            path = make(folder / f"{name}.partial")
+            if path.is_file():
+                machine.rewrite(path, machine.LARGE_BLOCK)  # as `qformat convert` writes, so that all have equal pages
+            path.rename(folder / name)
         return folder / name
 
     made("checkpoint", lambda path: synthetic.checkpoint(path, layers, VOCABULARY))

@@ -176,12 +176,14 @@ class InPlace(_Llama):
         self.nbytes = self.matrix.bytes.nbytes
         self.each = self.count = copies(self.nbytes, size)
         self.stride = -(-self.nbytes // PAGE) * PAGE
-        with tempfile.TemporaryFile() as file:
-            padded = self.matrix.bytes.tobytes() + bytes(self.stride - self.nbytes)
-            for _ in range(self.count):
-                file.write(padded)
-            file.flush()
-            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with tempfile.TemporaryDirectory() as folder:
+            path, padded = Path(folder) / "bench", self.matrix.bytes.tobytes() + bytes(self.stride - self.nbytes)
+            with path.open("wb") as file:
+                for _ in range(self.count):
+                    file.write(padded)
+            machine.rewrite(path, machine.SMALL_BLOCK)
+            with path.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._use(np.frombuffer(self._mapping, np.uint8))
 
     def _use(self, area: Bytes) -> None:

@@ -8,6 +8,7 @@ import mmap
 import os
 import platform
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 HUGE = 2 << 20
+
+# Files written in such blocks are mapped by small pages, and, where the file system has large ones, by pages of 2 MiB.
+SMALL_BLOCK, LARGE_BLOCK = 256 << 10, 4 << 20
+
 PREFETCH = 4096  # bytes ahead
 
 # An area counts as memory of its own from here; smaller ones are the interpreter's.
@@ -135,6 +140,14 @@ def make_room() -> None:
         Path("/proc/sys/vm/compact_memory").write_text("1")
     except PermissionError:
         time.sleep(1)
+
+
+def rewrite(path: Path, block: int) -> None:
+    """Write a file anew in aligned blocks of this size: its pages in the cache, and in mappings, get no larger."""
+    copy = path.with_name(f"{path.name}.copy")
+    with path.open("rb") as source, copy.open("wb", buffering=0) as target:
+        shutil.copyfileobj(source, target, block)
+    copy.replace(path)
 
 
 def available() -> int:

@@ -133,6 +133,7 @@ class FromFile(Subject):
         self._folder = tempfile.TemporaryDirectory()
         self._path = Path(self._folder.name) / "bench.qf"
         write(self._path, scheme, shape, extent, self.count)
+        machine.rewrite(self._path, machine.SMALL_BLOCK)
         self._open("mmap")
 
     def _open(self, residency: Residency) -> None:

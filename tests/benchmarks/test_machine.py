@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import inspection
@@ -51,3 +53,11 @@ def test_each_round_takes_every_measurement_once() -> None:
     times = inspection.measure(work, 3)
     assert calls == ["a", "b"] * 4  # one round does not count
     assert times["b"] == [0.25] * 3 and len(times["a"]) == 3
+
+
+def test_a_file_written_anew_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * 41)
+    machine.rewrite(path, 1000)
+    assert path.read_bytes() == bytes(range(256)) * 41
+    assert os.listdir(tmp_path) == ["x"]
