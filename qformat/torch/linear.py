@@ -93,10 +93,11 @@ class QLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in_features) to (..., out_features) of the same dtype."""
-        if numbered.recording():
-            y: torch.Tensor = torch.ops.qformat.linear(x, self._number, self.out_features)
-        elif (x.requires_grad and torch.is_grad_enabled()) or numbered.differentiating():
+        recording = numbered.recording()
+        if not recording and numbered.differentiating():
             y = nn.functional.linear(x, self._decoded(x))
+        elif recording or (x.requires_grad and torch.is_grad_enabled()):
+            y = torch.ops.qformat.linear(x, self._number, self.out_features)
         else:
             y = self.product(x, alone=False)
         return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -256,7 +257,8 @@ def _linear(x: torch.Tensor, layer: int, out_features: int) -> torch.Tensor:
 
 
 def _linear_backward(grad: torch.Tensor, layer: int, in_features: int) -> torch.Tensor:
-    return grad @ numbered.layer(layer)._decoded(grad)
+    product: torch.Tensor = grad @ numbered.layer(layer)._decoded(grad)
+    return product.to(grad.dtype)  # which autocast may have changed
 
 
 def _resized(x: torch.Tensor, layer: int, features: int) -> torch.Tensor:

@@ -161,6 +161,31 @@ def test_gradient_flows_to_x(tmp_path: Path) -> None:
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1))
 
 
+def test_decoded_weights_are_not_kept_for_gradients(tmp_path: Path) -> None:
+    """They are decoded again on the way back: training beside a quantized model does not hold it decoded."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: kept[0]):
+        layer(torch.randn(4, 32, requires_grad=True))
+    assert kept == []
+
+
+def test_the_mode_counts_where_gradients_are_recorded(tmp_path: Path) -> None:
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 256), bits=8), mode="int8")
+    x = torch.randn(4, 256)
+    assert torch.equal(layer(x.clone().requires_grad_()), layer(x))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_autocast_leaves_the_dtype(gradients: bool, tmp_path: Path) -> None:
+    """x keeps its dtype, whether gradients are recorded or not."""
+    layer = QLinear(written(tmp_path / "w.qf", "rtn", weight(10, 32), bits=8))
+    x = torch.randn(4, 32, requires_grad=gradients)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    torch.testing.assert_close(y, layer(x), rtol=1e-5, atol=1e-5)
+
+
 def test_copies_map_the_file_again(tmp_path: Path) -> None:
     """Pickled and copied layers hold the path, not the weights."""
     layer = QLinear(

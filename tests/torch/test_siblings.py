@@ -210,7 +210,7 @@ def test_gradients_and_compiled_graphs_share_nothing(tmp_path: Path, native: Cou
         torch.stack([y.sum() for y in ask(asked, x)]).sum().backward()
         assert x.grad is not None
         torch.testing.assert_close(x.grad, sum(layer.weight.sum(0) for layer in asked).expand(2, -1))
-    assert native.calls == []
+    assert set(native.calls) == {1}
 
     def together(x: torch.Tensor) -> torch.Tensor:
         return torch.cat(ask(asked, x), -1)
