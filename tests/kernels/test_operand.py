@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from qformat import codings, kernels
 from qformat.codings import tables
 from qformat.codings.grammar import Affine, Block, Dense, Lookup
 from qformat.errors import KernelError
-from qformat.kernels.operand import Operand, prepare
-from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices, shapes
+from qformat.kernels.operand import Operand, decode_rows, prepare
+from tests.strategies import FLOATS, Coded, any_arrays, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
 
@@ -165,3 +167,30 @@ def test_the_choice_is_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.active()
     monkeypatch.delenv("QFORMAT_KERNEL")
     assert kernels.active() == kernels.available()[0]
+
+
+_PANEL: dict[str, Any] = {
+    "bits": 4, "group": Block(columns=64), "scales": Dense(dtype="float16"), "layout": "panel",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize(
+    "coding",
+    [
+        Lookup(table="nf4", offset=Dense(dtype="float32"), **_PANEL),
+        Lookup(table="row", **_PANEL),
+        Affine(zeros=Affine(bits=4, signed=True), **_PANEL),
+    ],
+)
+def test_what_the_native_kernels_do_not_know_is_right_all_the_same(kernel: str, coding: Affine | Lookup) -> None:
+    shape = (40, 128)
+    coded = Coded(coding, shape, any_arrays(coding, shape, 3))
+    weight, x = codings.decode(coding, shape, coded.arrays), inputs(coded, 2, 3)
+    bound = rounding(np.abs(weight).astype(np.float64) + 100 * np.abs(weight).max(), x)
+    assert (np.abs(prepared(coded).matvec(x, "exact", kernel) - x.astype(np.float64) @ weight.T) <= bound).all()
+    extent, start = codings.pack(coding, shape, coded.arrays), codings.layout(coding, shape).places["panels"].offset
+    panels, out = extent[start:], np.empty(shape, np.float32)
+    arrays = codings.parts(coding, shape, extent)
+    if decode_rows(coding, shape, arrays, lambda first, last: panels[first:last], range(shape[0]), out, kernel):
+        assert np.array_equal(out, weight)
