@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings, corrections, kernels, linear, schemes, transforms
+from qformat.codings.grammar import Affine, Block, Dense
 from qformat.codings.parts import Window
 from qformat.kernels.around import around
-from tests.strategies import Linear, linears
+from qformat.schemes import Activations, Scheme
+from tests.strategies import FLOATS, Linear, arrays_for, linears
 
 
 def magnitude(case: Linear, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -64,6 +66,35 @@ def test_product_is_that_of_its_parts(case: Linear, batch: int, data: st.DataObj
     for kernel in kernels.available():
         y = made.matvec(x, "exact", kernel)
         assert (np.abs(y - expected[:, rows.start : rows.stop]) <= bound).all()
+
+
+@pytest.mark.parametrize("kernel", [name for name in kernels.available() if name != "reference"])
+def test_outlying_inputs_are_multiplied_exactly(kernel: str) -> None:
+    """LLM.int8 (arXiv 2208.07339 §3.2): what reaches the threshold takes no part in the rounding to eight bits."""
+    rng = np.random.default_rng(0)
+    affine = Affine(bits=8, signed=True, group=Block(columns=None), scales=Dense(dtype="float32"), layout="panel")
+    scheme = Scheme(coding=affine, activations=Activations(bits=8, outlier_threshold=6.0))
+    case = Linear(scheme, (40, 256), (), arrays_for(affine, (40, 256), 0))
+    x = rng.uniform(-1, 1, (3, 256)).astype(np.float32)
+    x[:, 7], x[:, 100] = 6.0, -100.0
+    weight = np.abs(linear.decode(scheme, case.shape, case.arrays).astype(np.float64))
+    expected = linear.matvec(scheme, case.shape, case.arrays, x)
+    step = 0.5 / 127  # of the inputs that are left: all below 1
+    bound = step * weight.sum(axis=1) + 1e-5 * (np.abs(x) @ weight.T)
+    assert (np.abs(product(case).matvec(x, "int8", kernel) - expected) <= bound).all()
+    plain = Linear(Scheme(coding=affine), case.shape, (), case.arrays)
+    assert not (np.abs(product(plain).matvec(x, "int8", kernel) - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("kernel", kernels.available())
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_some_rows_of_what_is_dense(kernel: str, dtype: str) -> None:
+    scheme = Scheme(coding=Dense(dtype=dtype))
+    case = Linear(scheme, (9, 24), (), arrays_for(scheme.coding, (9, 24), 0))
+    x = np.random.default_rng(0).standard_normal((2, 24)).astype(np.float32)
+    expected = linear.matvec(scheme, case.shape, case.arrays, x)[:, 3:8]
+    found = product(case, range(3, 8)).matvec(x, "exact", kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 2, 64, 128, 4096, 8192])
