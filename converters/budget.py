@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from qformat.converters.plan import Plan, slab_bytes
+from qformat.converters.plan import Plan, slab_bytes, waiting_bytes
 from qformat.errors import RecipeError
 
 BASE = 112 * 2**20  # the interpreter with numpy, the index being gathered, buffers of the writer
@@ -45,7 +45,7 @@ def make_budget(plan: Plan, max_memory: int, workers: int | None, *, processes: 
     if workers is not None and workers < 1:
         raise RecipeError("needs at least one worker", field="workers", found=workers)
     slab = max((slab_bytes(item) for item in plan.items), default=0)
-    packed = max((item.length // max(len(item.slabs()), 1) for item in plan.items if item.method), default=0)
+    packed = max((waiting_bytes(item) for item in plan.items if item.method), default=0)
     largest = max((item.length for item in plan.items if item.method), default=0)
     each = slab + 2 * packed + (WORKER_PROCESS if processes else 0)
     floor = BASE + each + min(largest, 4 * 2**20)

@@ -246,3 +246,10 @@ def slab_bytes(item: Item) -> int:
     weights = prod((min(item.slab_rows(), item.matrix[0]), item.matrix[1]))
     copies = 3 if item.method in ("rtn", "eetq", "int8", "nf4", "fp4") else 8
     return weights * (dtypes.itemsize(item.tensor.dtype) + 4 * copies + 2)
+
+
+def waiting_bytes(item: Item) -> int:
+    """Bytes of what is known of one slab while it waits for its turn: its codes, or the rows that sinq samples."""
+    packed = item.length // max(len(item.slabs()), 1)
+    sample = 4 * prod((min(item.slab_rows(), item.matrix[0]), item.matrix[1])) if item.method == "sinq" else 0
+    return max(packed, sample)

@@ -70,6 +70,13 @@ def test_a_tensor_larger_than_the_budget(method: str, tmp_path: Path) -> None:
     assert peak(tmp_path / "x.safetensors", tmp_path / "x.qf", method, 192 * MIB) < 192 * MIB
 
 
+def test_what_waits_counts(tmp_path: Path) -> None:
+    """Sinq samples rows of every tensor before it codes one: of many tensors, few may wait with theirs."""
+    shapes = {f"layers.{i}.up_proj.weight": (2048, 1024) for i in range(60)}
+    big_checkpoint(tmp_path / "x.safetensors", shapes)
+    assert peak(tmp_path / "x.safetensors", tmp_path / "x.qf", "sinq", 320 * MIB) < 320 * MIB
+
+
 @pytest.mark.slow
 def test_ten_gigabytes(tmp_path: Path) -> None:
     """Ten gigabytes, one tensor larger than the budget of 1 GiB."""
