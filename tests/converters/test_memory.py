@@ -71,8 +71,8 @@ def test_a_tensor_larger_than_the_budget(method: str, tmp_path: Path) -> None:
 
 
 def test_what_waits_counts(tmp_path: Path) -> None:
-    """Sinq samples rows of every tensor before it codes one: of many tensors, few may wait with theirs."""
-    shapes = {f"layers.{i}.up_proj.weight": (2048, 1024) for i in range(60)}
+    """Sinq samples rows of a tensor of several slabs before it codes them: few tensors may wait with theirs."""
+    shapes = {f"layers.{i}.up_proj.weight": (2816, 1024) for i in range(40)}
     big_checkpoint(tmp_path / "x.safetensors", shapes)
     assert peak(tmp_path / "x.safetensors", tmp_path / "x.qf", "sinq", 320 * MIB) < 320 * MIB
 
