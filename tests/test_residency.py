@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,3 +64,20 @@ def test_residency_travels_with_a_pickle(path: Path) -> None:
 def test_an_unknown_residency_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="residency is 'ram', expected one of mmap, hugepages"):
         qformat.open(path, residency="ram")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages")
+def test_a_mapping_asks_for_large_pages_once_a_large_extent_is_read(tmp_path: Path) -> None:
+    dense = Scheme(coding=Dense(dtype="float32"))
+    path = write(tmp_path / "x.qf", {"small": made(dense, (64, 64)), "large": made(dense, (1024, 1024))})
+
+    def asked() -> bool:
+        entries = re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
+        flags = [re.search(r"VmFlags:(.*)", entry) for entry in entries if entry.splitlines()[0].endswith(str(path))]
+        return any(" hg" in found[1] for found in flags if found)
+
+    with qformat.open(path) as model:
+        model["small"].decode()
+        assert not asked()
+        model["large"].decode()
+        assert asked()

@@ -20,7 +20,7 @@ from qformat.remote import is_remote, open_remote
 Bytes = NDArray[np.uint8]
 
 _HUGE = 8 << 20  # more than a chunk, so that reading those reuses the memory that has been touched
-LARGE = 2 << 20  # what lives as long as an index is on huge pages from this size on
+LARGE = 2 << 20  # from this size on, what is read in one go, or lives as long as an index, is on huge pages
 
 
 class ByteSource(Protocol):
@@ -61,7 +61,7 @@ class LocalFile:
                 raise InvalidFileError("not a regular file", file=path)
             self._signature = _signature(found)
             self.size = found.st_size
-            self._map = _map(self._fd, self.size)
+            self._mapping, self._map = _map(self._fd, self.size)
         except BaseException:
             os.close(self._fd)
             raise
@@ -74,6 +74,10 @@ class LocalFile:
 
     def view(self, offset: int, length: int) -> Bytes:
         self.check()
+        if length >= LARGE and self._mapping is not None:  # reading a small tensor should not read 2 MiB
+            with suppress(OSError):  # a kernel without huge pages
+                self._mapping.madvise(mmap.MADV_HUGEPAGE)
+            self._mapping = None  # once is enough
         return self._map[offset : offset + length]
 
     def pread(self, offset: int, length: int, into: Bytes | None = None) -> Bytes:
@@ -92,7 +96,7 @@ class LocalFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._map = np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
+            self._mapping, self._map = None, np.zeros(0, np.uint8)  # arrays that callers hold keep the mapping alive
 
 
 def memory(length: int, least: int = _HUGE) -> Bytes:
@@ -105,14 +109,14 @@ def memory(length: int, least: int = _HUGE) -> Bytes:
     return np.frombuffer(room, np.uint8)
 
 
-def _map(descriptor: int, size: int) -> Bytes:
-    """The file as an array; pages that it loses read as zeros, and `check` tells."""
+def _map(descriptor: int, size: int) -> tuple[mmap.mmap | None, Bytes]:
+    """The file as a mapping and an array of it; pages that it loses read as zeros, and `check` tells."""
     if size == 0:
-        return np.zeros(0, np.uint8)
+        return None, np.zeros(0, np.uint8)
     mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)  # private: see `allow_writing`
     array = np.frombuffer(mapping, np.uint8)
     weakref.finalize(mapping, _native.unprotect, _native.protect(array.ctypes.data, size)).atexit = False
-    return array
+    return mapping, array
 
 
 def allow_writing(view: NDArray[Any]) -> None:
