@@ -13,7 +13,7 @@ CODINGS = {"affine 4 g128": affine(4, 128), "nf4 g64": NF4}
 
 
 class _Layers(Subject):
-    """`layers` called in turn with the same x of bfloat16. Arithmetic is the limit for most batches, not memory."""
+    """`layers` called in turn, each with an x of bfloat16. Arithmetic is the limit for most batches, not memory."""
 
     layers: list[Any]
 
@@ -26,10 +26,11 @@ class _Layers(Subject):
     def set_batch(self, rows: int) -> None:
         import torch
 
-        self.x = torch.randn(rows, self.layers[0].in_features, dtype=torch.bfloat16)
+        # one x for each: layers that are asked about the same one would be multiplied together
+        self.x = torch.randn(self.count, rows, self.layers[0].in_features, dtype=torch.bfloat16).unbind()
 
     def call(self, i: int) -> object:
-        return self.layers[i](self.x)
+        return self.layers[i](self.x[i])
 
     def plain(self, threads: int, other_way: bool) -> None:
         return None
