@@ -120,7 +120,8 @@ def test_double_quantization_is_its_formula() -> None:
 @given(coded(), st.data())
 def test_pack_refuses_what_does_not_fit(case: Coded, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(case.arrays)))
-    for wrong in (None, np.zeros((3, 3, 3), case.arrays[name].dtype), case.arrays[name].astype(np.complex128)):
+    right = case.arrays[name]
+    for wrong in (None, right.reshape(*right.shape, 1), right.astype(np.complex128)):
         arrays = {key: array for key, array in case.arrays.items() if key != name}
         if wrong is not None:
             arrays[name] = wrong
