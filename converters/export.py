@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 import qformat
 from qformat import config_json, dtypes
+from qformat.container.create import sync_directory
 from qformat.converters.budget import parse_size
-from qformat.converters.output import sync_directory
 from qformat.converters.sources.directory import ATTACHMENTS
 from qformat.errors import OutputError, QFormatError, RecipeError
 

@@ -20,7 +20,7 @@ import msgspec
 from qformat import container
 from qformat.container import Entry, Writer
 from qformat.container.create import check_target as check_regular
-from qformat.container.create import sweep
+from qformat.container.create import sweep, sync_directory
 from qformat.container.sets import Row, drop_replaced, rows_at, set_of
 from qformat.container.shards import check_shard_name
 from qformat.converters.journal import Journal
@@ -339,12 +339,3 @@ class Output:
         if self._file is not None:
             self._file.close()
         self.journal.close()
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

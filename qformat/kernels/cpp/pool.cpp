@@ -61,8 +61,7 @@ struct alignas(kApart) Place {
     std::atomic<uint64_t> units{0};
 };
 
-// A loop, as its threads see it. On two core complexes each line that another core has written takes half a microsecond,
-// so there is one of them.
+// A loop, as its threads see it: in one line, since each that another core has written takes a while to come.
 struct Loop {
     Body body;
     size_t count, grain;

@@ -3,7 +3,7 @@
 // Workers wait a fifth of a millisecond for the next loop and then sleep, so that the layers of a model find them awake
 // and other libraries' threads get the cores in between. A thread that is done takes over what others have left, and a loop is
 // over without the workers that have not come: one that the system has put aside, as beside other processes, does not hold it
-// up (it cost 400 µs a call). After a fork the child starts its own workers.
+// up. After a fork the child starts its own workers.
 #pragma once
 
 #include <cstddef>

@@ -27,7 +27,7 @@ size_t runs_of(const Panels& m) {
     return m.inputs / m.group * per_group + (rest + kRun - 1) / kRun;
 }
 
-// Activations of up to 8 rows of x, whose arrays lie in one block of lines, which has room for them afterwards.
+// Where the activations of up to 8 rows of x go: into one block of lines, which has room for them afterwards.
 Activations room_for(std::vector<Line>& block, const Panels& m, Mode mode, int rows) {
     Activations a{};
     a.batch = rows == 1 ? 1 : rows <= 4 ? 4 : 8;
@@ -83,11 +83,9 @@ void together(const Kernels& kernels, std::span<const Panels* const> matrices, M
     scratch.out.resize(panels * kRows * static_cast<size_t>(a.batch));
     for (Part& part : parts) part.y = scratch.out.data() + part.first * kRows * static_cast<size_t>(a.batch);
     const size_t grain = std::max<size_t>(1, kPiece / longest);
-    if (panels > grain && pool::threads() > 1) {
-        scratch.shared.resize(scratch.own.size());
-        stream(scratch.own, scratch.shared);
-    }
-    const Activations others = room_for(scratch.shared, m, mode, rows);
+    const bool alone = panels <= grain || pool::threads() <= 1;
+    const Activations others = alone ? a : room_for(scratch.shared, m, mode, rows);
+    if (!alone) stream(scratch.own, scratch.shared);
     // held by value, and `parts` is another one on other threads
     pool::run(panels, grain, [a, others, rows, mine = &scratch, narrow = kernels.narrow, all = std::span<const Part>(parts),
                               block = std::span<const Line>(scratch.shared)](size_t first, size_t last) {

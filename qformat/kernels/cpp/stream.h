@@ -1,8 +1,8 @@
 // What one thread writes for others, passed on through memory.
 //
 // A core that writes lines which another core has read, or reads lines which another one has written, waits for that core's
-// cache. On two core complexes this took 10 µs for the activations of 4096 inputs, a sixth of a product; copied past the
-// caches they come with the codes: 1 µs. On one complex both take as long.
+// cache, one line after the other. On two core complexes this took longer for the activations of 4096 inputs than all else that
+// a call does beside its reading; copied past the caches they come as the codes do. On one complex both take as long.
 #pragma once
 
 #include <cstdint>
