@@ -75,12 +75,21 @@ def plain_write(area: Bytes, threads: int, streaming: bool) -> float:
 
 
 def state() -> str:
-    """Where the host has the first two cores: 2CCD (no cache shared), 1CCD, or SMT (threads of one core)."""
+    """Where the host has the first two cores: SMT (threads of one core); of AMD's, 1CCD or 2CCD, as they share a cache
+    or do not; of others, 2C, any two."""
     if (os.cpu_count() or 1) < 2:
         return "1"
     if _native().sharing() > 1.4:
         return "SMT"
+    if not _has_complexes():
+        return "2C"
     return "1CCD" if _native().round_trip() < 150 else "2CCD"
+
+
+@cache
+def _has_complexes() -> bool:
+    """Whether lines of the cache go from core to core fast or slowly, for the cores are in groups with a cache each."""
+    return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
 
 
 class Busy(NamedTuple):

@@ -13,12 +13,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("cores", "sharing", "trip", "state"),
-    [(1, 1.0, 10, "1"), (2, 1.9, 10, "SMT"), (2, 1.0, 60, "1CCD"), (2, 1.0, 400, "2CCD"), (2, 1.4, 149, "1CCD")],
-)
+    ("complexes", "cores", "sharing", "trip", "state"),
+    [
+        (True, 1, 1.0, 10, "1"), (True, 2, 1.9, 10, "SMT"), (True, 2, 1.0, 60, "1CCD"), (True, 2, 1.0, 400, "2CCD"),
+        (True, 2, 1.4, 149, "1CCD"), (False, 2, 1.0, 60, "2C"), (False, 2, 1.0, 400, "2C"), (False, 2, 1.9, 10, "SMT"),
+    ],
+)  # fmt: skip
 def test_where_the_cores_are(
-    monkeypatch: pytest.MonkeyPatch, cores: int, sharing: float, trip: float, state: str
+    monkeypatch: pytest.MonkeyPatch, complexes: bool, cores: int, sharing: float, trip: float, state: str
 ) -> None:
+    monkeypatch.setattr(machine, "_has_complexes", lambda: complexes)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
     monkeypatch.setattr(machine, "_native", lambda: SimpleNamespace(sharing=lambda: sharing, round_trip=lambda: trip))
     assert machine.state() == state
