@@ -94,12 +94,12 @@ def _window(coded: Coded, window: Window, dtype: np.dtype[Any]) -> NDArray[Any]:
 def _natively(coded: Coded, out: NDArray[Any], top: int = 0) -> bool:
     """Rows from `top` on into `out` by the kernels, which give the same numbers; whether they can."""
     scheme, shape = coded.scheme, coded.shape
-    panels = linear.layout(scheme, shape, coded.parameters).places.get("panels")
-    if panels is None or _surrounded(scheme):
+    if _surrounded(scheme):
         return False
+    places = linear.layout(scheme, shape, coded.parameters).places
 
-    def read(first: int, last: int) -> NDArray[np.uint8]:
-        return coded.extent[panels.offset + first : panels.offset + last]
+    def read(name: str, first: int, last: int) -> NDArray[np.uint8]:
+        return coded.extent[places[name].offset + first : places[name].offset + last]
 
     # what they need beside the result is the codes, if these are compressed, and scales that are coded themselves
     step = 16 * _tile_rows(shape[1])

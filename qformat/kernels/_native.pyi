@@ -61,3 +61,19 @@ class Additive:
 
 def matvec_additive(isa: str, matrix: Additive, x: NDArray[Any], exact: bool, out: NDArray[Any]) -> None: ...
 def decode_additive(isa: str, matrix: Additive, first: int, last: int, dtype: int, out: NDArray[Any]) -> None: ...
+
+class Strips:
+    @property
+    def height(self) -> int: ...
+
+def matvec_strips(isa: str, matrix: Strips, x: NDArray[Any], out: NDArray[Any]) -> None: ...
+def decode_strips(isa: str, matrix: Strips, first: int, last: int, dtype: int, out: NDArray[Any]) -> None: ...
+def lattice(
+    rows: int,
+    inputs: int,
+    codes: Sequence[NDArray[Any]],
+    points: Sequence[NDArray[Any]],
+    signs: Sequence[NDArray[Any] | None],
+    levels: NDArray[Any],
+    normal: bool,
+) -> Strips: ...

@@ -13,6 +13,7 @@ from qformat.codings.grammar import Additive, Block
 from qformat.codings.parts import Arrays, whole
 from qformat.codings.tiles import LANES, Tiles
 from qformat.kernels import _native
+from qformat.kernels.normal import are_normal
 
 # Widths of codes that have a kernel: tables of 16 and 256 entries, and books too large for tables.
 _BITS = (4, 8, 16)
@@ -25,14 +26,12 @@ _LINE = 64
 
 def view(
     coding: Additive, shape: tuple[int, int], arrays: Arrays, body: NDArray[np.uint8], rows: range
-) -> _native.Additive | None:
-    """The native view of `rows`, whole panels that lie in `body`; None for what the native kernels do not read.
+) -> _native.Additive:
+    """The native view of `rows`, whole panels that lie in `body`, of a coding that is native.
 
     The books are copied, as float32 and, where tables are made of them, by input as well: they are small beside the
     codes, but for 16 bits.
     """
-    if not _is_native(coding):
-        return None
     books = np.ascontiguousarray(whole(arrays["codebooks"]), dtype=np.float32).reshape(
         coding.books, 2**coding.bits, coding.in_group
     )
@@ -56,7 +55,7 @@ def view(
         books_by_input=None if by_input is None else _aligned(by_input),
         pairs_by_input=None if pairs is None else _aligned(pairs),
         unit=unit,
-        normal=_are_normal(books) and (scales is None or _are_normal(scales)),
+        normal=are_normal(books) and (scales is None or are_normal(scales)),
         scales=scales,
     )
 
@@ -82,17 +81,8 @@ def _integers(books: NDArray[np.float32]) -> tuple[NDArray[np.uint32], float]:
     return pairs.view(np.uint32)[..., 0], unit
 
 
-def _are_normal(values: NDArray[np.float32]) -> bool:
-    """Whether sums of these numbers, and products of sums with others like them, are zero or normal in float32.
-
-    A sum is a multiple of the last place of the smallest of its terms.
-    """
-    sizes = np.abs(values)
-    return bool(((sizes == 0) | ((sizes > 2.0**-40) & (sizes < 2.0**50))).all())
-
-
-def _is_native(coding: Additive) -> bool:
-    """Panels of entries that are one row high, with at most one scale a row."""
+def is_native(coding: Additive) -> bool:
+    """What the native kernels read: panels of entries that are one row high, with at most one scale a row."""
     per_row = coding.scales is None or (isinstance(coding.group, Block) and coding.group.columns is None)
     return coding.layout == "panel" and coding.out_group == 1 and coding.bits in _BITS and per_row
 
@@ -101,7 +91,7 @@ def decode_rows(
     coding: Additive,
     shape: tuple[int, int],
     arrays: Arrays,
-    read: Callable[[int, int], NDArray[np.uint8]],
+    read: Callable[[str, int, int], NDArray[np.uint8]],
     rows: range,
     kind: int,
     out: NDArray[Any],
@@ -109,13 +99,11 @@ def decode_rows(
 ) -> bool:
     """`operand.decode_rows` for additive codes; `kind` is the native number of the dtype of `out`."""
     geometry = codings.geometry(coding, shape)
-    if not isinstance(geometry, Tiles) or not _is_native(coding):
+    if not isinstance(geometry, Tiles) or not is_native(coding):
         return False
     first, last = rows.start // LANES, -(-rows.stop // LANES)
     top, bottom = first * LANES, min(last * LANES, shape[0])
-    body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
+    body = read("panels", first * geometry.panel_bytes, last * geometry.panel_bytes)
     native = view(coding, shape, arrays, body, range(top, bottom))
-    if native is None:
-        return False
     _native.decode_additive(kernel, native, rows.start - top, rows.stop - top, kind, out.reshape(-1).view(np.uint8))
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -17,16 +17,16 @@ from qformat.codings.parts import Arrays, Window, whole
 from qformat.codings.tiles import LANES
 from qformat.dtypes import itemsize
 from qformat.errors import KernelError
-from qformat.kernels import _native, additive
+from qformat.kernels import _native, additive, strips
+from qformat.kernels.strips import Read, Strips
 
 Panels = _native.Panels
 Codes = _native.Additive
+Native = Panels | Codes | Strips  # what decodes natively
 
 FEATURES = frozenset(_native.cpu_features())
 
 Mode = Literal["exact", "int8"]
-
-Read = Callable[[int, int], NDArray[np.uint8]]
 
 # How a number is stored, as kernels.h numbers it.
 _NONE, _PACKED, _EXTERNAL = 0, 4, 5
@@ -53,15 +53,16 @@ class Operand:
     coding: Coding
     shape: tuple[int, int]
     arrays: Arrays
-    native: _native.Panels | _native.Additive | NDArray[np.uint8] | None
+    native: Native | NDArray[np.uint8] | None
     rows: range
 
     def matvec(self, x: NDArray[Any], mode: Mode, kernel: str, rounded: bool = False) -> NDArray[np.float32]:
         """x (batch, K) of float32, float16 or bfloat16 times the rows, transposed: float32 (batch, rows).
 
         `exact` keeps the dtype of x and accumulates in float32; `int8` quantizes x in runs of 64 inputs, or, for
-        additive codes of up to 8 bits, the tables of partial products. `rounded`: for bfloat16 x the entries of a
-        lookup table may be rounded to bfloat16 as well, as a dense layer's weights are.
+        additive codes of up to 8 bits, the tables of partial products; where weights are decoded first, in strips, it
+        is as `exact`. `rounded`: for bfloat16 x the entries of a lookup table may be rounded to bfloat16 as well, as a
+        dense layer's weights are.
         """
         if x.ndim != 2 or x.shape[1] != self.shape[1]:
             raise KernelError("x has the wrong shape", expected=f"(batch, {self.shape[1]})", found=x.shape)
@@ -81,6 +82,8 @@ class Operand:
         if isinstance(native, np.ndarray):
             assert isinstance(self.coding, Dense)
             _native.matvec_dense(kernel, native, *out.shape[1:], self.shape[1], _FLOATS[self.coding.dtype], values, out)
+        elif isinstance(native, Strips):
+            _native.matvec_strips(kernel, native, values, out)
         else:
             _native.matvec_additive(kernel, native, values, mode == "exact", out)
         return out
@@ -99,11 +102,12 @@ class Operand:
 def decode_rows(
     coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range, out: NDArray[Any], kernel: str
 ) -> bool:
-    """Rows of the matrix, decoded natively from the panels that hold them into `out`; whether that can be done here.
+    """Rows of the matrix, decoded natively into `out`; whether that can be done here.
 
-    `read(start, stop)` gives bytes of the panels. The result is what the numpy decoder gives, cast from float32.
+    The result is what the numpy decoder gives, cast from float32.
 
     Args:
+        read: bytes of the extent; only those of the rows, or of the panels that hold them, are asked for.
         out: (rows, K), C-contiguous, of one of the floats that kernels know (else the answer is no).
     """
     kind = float_type(out.dtype)
@@ -113,11 +117,11 @@ def decode_rows(
         return additive.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
     geometry = codings.panels(coding, shape)
     if geometry is None:
-        return False
+        return strips.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
     first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
     held = range(first * panel.ROWS, min(last * panel.ROWS, shape[0]))
     assert isinstance(coding, Affine | Lookup)
-    body = read(first * geometry.panel_bytes, last * geometry.panel_bytes)
+    body = read("panels", first * geometry.panel_bytes, last * geometry.panel_bytes)
     native = _panels(coding, shape, arrays, body, held)
     if native is None:
         return False
@@ -145,54 +149,57 @@ def matvecs(
     _native.matvecs(kernel, panels, x, rows, _FLOATS[dtype], how, outs)
 
 
-def decode_into(kernel: str, native: Panels | Codes, first: int, last: int, out: NDArray[Any]) -> None:
+def decode_into(kernel: str, native: Native, first: int, last: int, out: NDArray[Any]) -> None:
     """Panels [first, last) of 16 rows into `out`, C-contiguous rows of a float type."""
     kind, stored = _FLOATS[out.dtype.name], out.reshape(-1).view(np.uint8)
-    if isinstance(native, _native.Additive):
-        top = first * panel.ROWS
-        _native.decode_additive(kernel, native, top, top + len(out), kind, stored)
-    else:
+    top = first * panel.ROWS
+    if isinstance(native, Panels):
         _native.decode(kernel, native, first, last, kind, stored)
-
-
-def stretch(coding: Coding, shape: tuple[int, int], rows: range) -> slice | None:
-    """Which bytes hold `rows`, of the part of the extent where the kernels stream; None where none do, or where a panel
-    has other rows as well."""
-    if isinstance(coding, Dense):
-        height, size = 1, shape[1] * itemsize(coding.dtype)
+    elif isinstance(native, Strips):
+        _native.decode_strips(kernel, native, top, top + len(out), kind, stored)
     else:
-        geometry = codings.geometry(coding, shape)
-        if geometry is None:
-            return None
-        height, size = panel.ROWS if isinstance(geometry, panel.Panels) else LANES, geometry.panel_bytes
-    if rows.start % height or (rows.stop % height and rows.stop != shape[0]):
+        _native.decode_additive(kernel, native, top, top + len(out), kind, stored)
+
+
+def _stretch(height: int, size: int, rows: range, total: int) -> tuple[int, int] | None:
+    """Which bytes hold `rows` of `total`, `height` of them in `size` bytes; None where these hold others as well."""
+    if rows.start % height or (rows.stop % height and rows.stop != total):
         return None
-    return slice(rows.start // height * size, -(-rows.stop // height) * size)
+    return rows.start // height * size, -(-rows.stop // height) * size
 
 
-def prepare(
-    coding: Coding,
-    shape: tuple[int, int],
-    arrays: Arrays,
-    body: NDArray[np.uint8] | None,
-    rows: range | None = None,
-) -> Operand:
-    """An operand of some rows (None: all) over arrays that have been checked; nothing is copied.
+def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range | None = None) -> Operand:
+    """An operand of some rows (None: all) over arrays that have been checked; codes are not copied.
 
-    `body` is what `stretch` says of the part of the extent where the kernels stream: the panels, or the values of a
-    dense coding. Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed
-    integers are read in place.
+    Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read in
+    place. What `read` gives must stay alive and unchanged.
     """
     rows = range(shape[0]) if rows is None else rows
-    native: _native.Panels | _native.Additive | NDArray[np.uint8] | None = None
-    if body is not None and rows and shape[1]:
-        if isinstance(coding, Dense):
-            native = body if coding.dtype in _FLOATS else None
-        elif isinstance(coding, Affine | Lookup):
-            native = _panels(coding, shape, arrays, body, rows)
-        elif isinstance(coding, Additive):
-            native = additive.view(coding, shape, arrays, body, rows)
+    native = _view(coding, shape, arrays, read, rows) if rows and shape[1] else None
     return Operand(coding, shape, arrays, native, rows)
+
+
+def _view(
+    coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range
+) -> Native | NDArray[np.uint8] | None:
+    """What the native kernels read of `rows`."""
+    if isinstance(coding, Dense):
+        size = shape[1] * itemsize(coding.dtype)
+        return read("values", rows.start * size, rows.stop * size) if coding.dtype in _FLOATS else None
+    geometry = codings.geometry(coding, shape)
+    if geometry is None:
+        return strips.view(coding, shape, arrays, read, rows)
+    if isinstance(coding, Additive) and not additive.is_native(coding):
+        return None
+    height = panel.ROWS if isinstance(geometry, panel.Panels) else LANES
+    held = _stretch(height, geometry.panel_bytes, rows, shape[0])
+    if held is None:
+        return None
+    body = read("panels", *held)
+    if isinstance(coding, Additive):
+        return additive.view(coding, shape, arrays, body, rows)
+    assert isinstance(coding, Affine | Lookup)
+    return _panels(coding, shape, arrays, body, rows)
 
 
 def _panels(

@@ -27,7 +27,7 @@ class Product:
     Args:
         scheme, shape, parameters: what the record says.
         arrays: every role, checked (`linear.secure`); what indexes something must be a private copy.
-        extent: the stored bytes, which must stay alive and unchanged; panels are read in place.
+        extent: the stored bytes, which must stay alive and unchanged; codes are read in place.
         rows: of the weight, where it is not all of them: output transforms must not mix rows then.
     """
 
@@ -44,11 +44,12 @@ class Product:
         self.scheme, self.shape, self._arrays = scheme, (len(self._rows), shape[1]), arrays
         coded = linear.coded_shape(scheme, shape, parameters)
         places = linear.layout(scheme, shape, parameters).places
-        place, part = places.get("panels") or places.get("values"), operand.stretch(scheme.coding, coded, self._rows)
-        body = None
-        if place is not None and part is not None:
-            body = extent[place.offset + part.start : place.offset + part.stop]
-        self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, body, self._rows)
+
+        def read(name: str, start: int, stop: int) -> NDArray[np.uint8]:
+            first = places[name].offset
+            return extent[first + start : first + stop]
+
+        self.operand: Operand = operand.prepare(scheme.coding, coded, arrays, read, self._rows)
         threshold = scheme.activations.outlier_threshold if scheme.activations is not None else None
         self._threshold = threshold or None
         # whether the product is that of the coded matrix
@@ -81,7 +82,7 @@ class Product:
 
     def decodes(self, kernel: str) -> bool:
         """Whether `decode_panels` can serve: the weight is native."""
-        return kernel != "reference" and isinstance(self.operand.native, operand.Panels | operand.Codes)
+        return kernel != "reference" and isinstance(self.operand.native, operand.Native)
 
     def decode_panels(self, first: int, last: int, out: NDArray[Any], kernel: str) -> None:
         """Rows 16·first … of the coded matrix, up to the end of panel `last` − 1 (or the last row), into `out`.
@@ -93,7 +94,7 @@ class Product:
         expected = min(last * ROWS, self.shape[0]) - first * ROWS, self.operand.shape[1]
         if out.shape != expected:
             raise KernelError("out has the wrong shape", expected=expected, found=out.shape)
-        assert isinstance(native, operand.Panels | operand.Codes)
+        assert isinstance(native, operand.Native)
         operand.decode_into(kernel, native, first, last, out)
 
     def coded(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:

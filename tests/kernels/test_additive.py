@@ -17,7 +17,7 @@ from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
 from qformat.kernels import _native
 from qformat.kernels.operand import decode_into, decode_rows
-from tests.kernels.test_operand import NATIVE, inputs, prepared, same_on_any_threads
+from tests.kernels.test_operand import NATIVE, inputs, prepared, reader, same_on_any_threads
 from tests.strategies import FLOATS, Coded, arrays_for
 
 # `exact`: |y − y64| ≤ C·√terms·2⁻²⁴·Σ|scale·entry·x|, where every entry of the sum of books counts by itself.
@@ -148,12 +148,7 @@ def test_int8_is_within_half_a_step_of_its_tables(kernel: str, coded: Coded, bat
 def test_decode_is_the_numpy_decoder(kernel: str, coded: Coded, dtype: str, cut: tuple[int, int]) -> None:
     top, bottom = sorted(min(c, coded.shape[0]) for c in cut)
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
-    start = codings.layout(coded.coding, coded.shape).places["panels"].offset
-    arrays = codings.parts(coded.coding, coded.shape, extent)
-
-    def read(first: int, last: int) -> np.ndarray:
-        return extent[start + first : start + last]
-
+    arrays, read = codings.parts(coded.coding, coded.shape, extent), reader(coded, extent)
     found = np.zeros((bottom - top, coded.shape[1]), numpy_dtype(dtype))
     assert decode_rows(coded.coding, coded.shape, arrays, read, range(top, bottom), found, kernel) == (top < bottom)
     window = Window(top, bottom, 0, coded.shape[1])
@@ -202,7 +197,7 @@ def test_what_the_native_kernels_do_not_read_is_decoded(changes: dict[str, Any])
     np.testing.assert_allclose(operand.matvec(x, "exact", NATIVE[0]), expected, rtol=1e-5, atol=1e-6)
     out = np.empty(shape, np.float32)
     extent = codings.pack(coding, shape, coded.arrays)
-    assert not decode_rows(coding, shape, coded.arrays, lambda first, last: extent, range(shape[0]), out, NATIVE[0])
+    assert not decode_rows(coding, shape, coded.arrays, reader(coded, extent), range(shape[0]), out, NATIVE[0])
 
 
 @given(coded=matrices((4, 8, 16)), seed=st.integers(0, 99))

@@ -13,7 +13,8 @@ from qformat.codings import panel
 from qformat.codings.grammar import Affine, Block, Dense, Lookup
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
-from qformat.kernels.operand import decode_into, decode_rows, prepare
+from qformat.kernels.operand import decode_into, decode_rows
+from tests.kernels.test_operand import prepared, reader
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
@@ -25,13 +26,9 @@ STRANGE = (0.0, -0.0, 1e-45, 3e-39, -1.2e-38, 1e-20, 1e19, 3e38, 0.5, -7.25)
 def decoded(coded: Coded, rows: range, dtype: str, kernel: str) -> NDArray[np.generic] | None:
     """Rows by a kernel, on memory that held something else; None if it does not decode them."""
     extent = codings.pack(coded.coding, coded.shape, coded.arrays)
-    start = codings.layout(coded.coding, coded.shape).places["panels"].offset
     arrays = codings.parts(coded.coding, coded.shape, extent)
     out = np.full((len(rows), coded.shape[1]), 17, numpy_dtype(dtype))
-
-    def read(first: int, last: int) -> NDArray[np.uint8]:
-        return extent[start + first : start + last]
-
+    read = reader(coded, extent)
     return out if decode_rows(coded.coding, coded.shape, arrays, read, rows, out, kernel) else None
 
 
@@ -103,8 +100,7 @@ def test_results_that_are_larger_than_the_cache(kernel: str, dtype: str, bits: i
         space = np.empty(wanted.nbytes + 128, np.uint8)
         start = -space.ctypes.data % 64 + shift * wanted.itemsize
         out = space[start : start + wanted.nbytes].view(wanted.dtype).reshape(shape)
-        extent = codings.pack(coding, shape, coded.arrays)
-        operand = prepare(coding, shape, codings.parts(coding, shape, extent), extent)
+        operand = prepared(coded)
         assert operand.native is not None
         decode_into(kernel, operand.native, 0, -(-shape[0] // panel.ROWS), out)
         assert_same(out, wanted)

@@ -15,6 +15,7 @@ from qformat.codings import tables
 from qformat.codings.grammar import Affine, Block, Dense, Lookup
 from qformat.errors import KernelError
 from qformat.kernels.operand import Operand, decode_rows, prepare
+from qformat.kernels.strips import Read
 from tests.strategies import FLOATS, Coded, any_arrays, arrays_for, panel_matrices, shapes
 
 NATIVE = [name for name in kernels.available() if name != "reference"]
@@ -27,12 +28,22 @@ C = 4.0
 STEP = 1 / 254
 
 
-def prepared(coded: Coded) -> Operand:
-    extent = codings.pack(coded.coding, coded.shape, coded.arrays)
+def reader(coded: Coded, extent: np.ndarray) -> Read:
+    """What gives bytes of the parts of an extent, and none beyond them."""
     places = codings.layout(coded.coding, coded.shape).places
-    place = places.get("panels") or places["values"]
+
+    def read(name: str, start: int, stop: int) -> np.ndarray:
+        offset, nbytes = places[name]
+        assert 0 <= start <= stop <= nbytes
+        return extent[offset + start : offset + stop]
+
+    return read
+
+
+def prepared(coded: Coded, rows: range | None = None) -> Operand:
+    extent = codings.pack(coded.coding, coded.shape, coded.arrays)
     arrays = codings.parts(coded.coding, coded.shape, extent)
-    return prepare(coded.coding, coded.shape, arrays, extent[place.offset : place.offset + place.nbytes])
+    return prepare(coded.coding, coded.shape, arrays, reader(coded, extent), rows)
 
 
 def inputs(coded: Coded, batch: int, seed: int) -> np.ndarray:
@@ -189,8 +200,7 @@ def test_what_the_native_kernels_do_not_know_is_right_all_the_same(kernel: str, 
     weight, x = codings.decode(coding, shape, coded.arrays), inputs(coded, 2, 3)
     bound = rounding(np.abs(weight).astype(np.float64) + 100 * np.abs(weight).max(), x)
     assert (np.abs(prepared(coded).matvec(x, "exact", kernel) - x.astype(np.float64) @ weight.T) <= bound).all()
-    extent, start = codings.pack(coding, shape, coded.arrays), codings.layout(coding, shape).places["panels"].offset
-    panels, out = extent[start:], np.empty(shape, np.float32)
+    extent, out = codings.pack(coding, shape, coded.arrays), np.empty(shape, np.float32)
     arrays = codings.parts(coding, shape, extent)
-    if decode_rows(coding, shape, arrays, lambda first, last: panels[first:last], range(shape[0]), out, kernel):
+    if decode_rows(coding, shape, arrays, reader(coded, extent), range(shape[0]), out, kernel):
         assert np.array_equal(out, weight)

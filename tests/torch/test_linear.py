@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import qformat
 from qformat.converters.methods import quantize
 from qformat.torch import QLinear
-from qformat.torch.linear import SMALL
+from qformat.torch.linear import EIGHT, SMALL
 from tests.one_tensor import saved
 
 
@@ -86,20 +86,21 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
 
 
 @pytest.mark.parametrize(
-    ("file", "name"),
+    ("file", "name", "native"),
     [
-        ("trellis-formats", "qtip"),
-        ("trellis", "order.exl3"),
-        ("split", "exl2"),
-        ("lattice", "quip.3"),
-        ("rotations", "paroquant"),
+        ("trellis-formats", "qtip", False),
+        ("trellis", "order.exl3", False),
+        ("split", "exl2", False),
+        ("lattice", "quip.3", True),
+        ("rotations", "paroquant", False),
     ],
 )
-@pytest.mark.parametrize("batch", [1, SMALL + 1])
+@pytest.mark.parametrize("batch", [1, EIGHT + 1, SMALL + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codings_without_kernels_are_decoded(file: str, name: str, batch: int, dtype: torch.dtype) -> None:
+def test_codings_that_are_decoded_first(file: str, name: str, native: bool, batch: int, dtype: torch.dtype) -> None:
+    """By kernels, or as their definitions say."""
     tensor = qformat.open(SPEC_VECTORS / f"{file}.qf")[name]
-    assert tensor.product.operand.native is None
+    assert (tensor.product.operand.native is not None) is native
     x = torch.randn(batch, tensor.shape[1], dtype=dtype, generator=torch.Generator().manual_seed(batch))
     decoded = torch.from_numpy(tensor.decode()).double()
     bound = 4 * torch.finfo(dtype).eps * (x.double().abs() @ decoded.abs().T) + 1e-4

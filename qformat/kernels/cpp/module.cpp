@@ -12,8 +12,10 @@ using namespace qformat;
 
 namespace qformat {
 void bind_additive(nb::module_& m);    // additive_module.cpp
+void bind_lattice(nb::module_& m);     // lattice_module.cpp
 void bind_plain_read(nb::module_& m);  // plain_read.cpp
 void bind_sparse(nb::module_& m);      // sparse.cpp
+void bind_strips(nb::module_& m);      // strips_module.cpp
 }
 
 namespace {
@@ -207,4 +209,6 @@ NB_MODULE(_native, m) {
     bind_additive(m);
     bind_plain_read(m);
     bind_sparse(m);
+    bind_strips(m);
+    bind_lattice(m);
 }
