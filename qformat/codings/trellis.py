@@ -79,7 +79,7 @@ STORED = {"lut": 16, "quantlut": 16, "quantlut_sym": 15}
 
 
 @cache
-def _computed(name: str) -> Floats:
+def computed(name: str) -> Floats:
     """What a function without a table gives for every state: (2^16, 1)."""
     return COMPUTED[name](_STATES)[:, None]
 
@@ -161,7 +161,7 @@ def decode(coding: Trellis, shape: Shape, arrays: Arrays, window: Window, spread
     top, left = window.top // SIDE, window.left // SIDE
     codes = cut(arrays["codes"], Window(top, -(-window.bottom // SIDE), left, -(-window.right // SIDE)))
     stored = coding.function in STORED
-    values = _looked_up(coding, whole(arrays["table"]).astype(np.float32)) if stored else _computed(coding.function)
+    values = _looked_up(coding, whole(arrays["table"]).astype(np.float32)) if stored else computed(coding.function)
     down, across = codes.shape[:2]
     tiles = np.empty((down, across, SIDE**2), np.float32)
     tiles[..., ORDERS[coding.order]] = values[states(codes, coding.bits * coding.vector)].reshape(tiles.shape)

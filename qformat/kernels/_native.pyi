@@ -77,3 +77,15 @@ def lattice(
     levels: NDArray[Any],
     normal: bool,
 ) -> Strips: ...
+def trellis(
+    codes: NDArray[Any],
+    rows: int,
+    inputs: int,
+    bits: int,
+    vector: int,
+    function: int,
+    places: NDArray[Any],
+    table: NDArray[Any],
+    table_bits: int,
+    normal: bool,
+) -> Strips: ...

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.codings.grammar import Coding, Lattice
+from qformat.codings.grammar import Coding, Lattice, Trellis
 from qformat.codings.parts import Arrays
-from qformat.kernels import _native, lattice
+from qformat.codings.trellis import SIDE
+from qformat.kernels import _native, lattice, trellis
 
 Strips = _native.Strips
 
@@ -26,7 +27,14 @@ def view(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, row
     """
     if isinstance(coding, Lattice):
         return lattice.view(coding, shape, arrays, read, rows)
+    if isinstance(coding, Trellis):
+        return trellis.view(coding, shape, arrays, read, rows)
     return None
+
+
+def _height(coding: Coding) -> int:
+    """Rows that are decoded together."""
+    return SIDE if isinstance(coding, Trellis) else 1
 
 
 def decode_rows(
@@ -40,8 +48,9 @@ def decode_rows(
     kernel: str,
 ) -> bool:
     """`operand.decode_rows` for these codings; `kind` is the native number of the dtype of `out`."""
-    native = view(coding, shape, arrays, read, rows)
+    top = rows.start - rows.start % _height(coding)
+    native = view(coding, shape, arrays, read, range(top, rows.stop))
     if native is None:
         return False
-    _native.decode_strips(kernel, native, 0, len(rows), kind, out.reshape(-1).view(np.uint8))
+    _native.decode_strips(kernel, native, rows.start - top, rows.stop - top, kind, out.reshape(-1).view(np.uint8))
     return True

@@ -77,7 +77,7 @@ def _tiled(codes: NDArray[Any], coding: Trellis, down: int, across: int) -> NDAr
 
 @pytest.mark.parametrize("name", SCALAR)
 def test_functions_are_their_formulas(name: str) -> None:
-    found = trellis._computed(name)[:, 0]
+    found = trellis.computed(name)[:, 0]
     assert found.dtype == np.float32
     assert all(found[state] == SCALAR[name](state) for state in range(2**16))
 

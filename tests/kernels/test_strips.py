@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings
-from qformat.codings import lattice
-from qformat.codings.grammar import Lattice
+from qformat.codings import lattice, trellis
+from qformat.codings.grammar import Coding, Dense, Lattice, Trellis
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
@@ -19,7 +21,7 @@ from qformat.kernels import _native
 from qformat.kernels.operand import decode_into, decode_rows
 from tests.kernels.test_decode import STRANGE, assert_same, expected
 from tests.kernels.test_operand import NATIVE, inputs, prepared, reader, rounding, same_on_any_threads
-from tests.strategies import FLOATS, Coded, arrays_for, lattice_codings
+from tests.strategies import FLOATS, Coded, arrays_for, lattice_codings, trellis_codings
 
 
 @st.composite
@@ -30,9 +32,17 @@ def lattices(draw: st.DrawFn) -> Coded:
     return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
 
 
+@st.composite
+def trellises(draw: st.DrawFn) -> Coded:
+    """Tiles of any trellis, in rows of one piece and of several, whole tiles or not."""
+    coding = draw(trellis_codings())
+    shape = draw(st.integers(1, 70)), draw(st.one_of(st.integers(1, 100), st.sampled_from([128, 512, 519])))
+    return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
 def matrices() -> st.SearchStrategy[Coded]:
     """Every kind of matrix that is decoded in strips."""
-    return lattices()
+    return st.one_of(lattices(), trellises())
 
 
 def decoded(coded: Coded, rows: range, dtype: str, kernel: str) -> NDArray[np.generic]:
@@ -135,15 +145,91 @@ def test_factors_at_the_ends_of_their_range(kernel: str, names: list[str], facto
     assert_same(decoded(coded, range(5), dtype, kernel), expected(coded, range(5), dtype))
 
 
-@pytest.mark.parametrize("short", [0, 1])
-def test_codes_that_are_longer_than_their_extent_are_refused(short: int) -> None:
-    coding, shape = Lattice(lattices=("e8p", "e81b")), (5, 24)
-    coded = Coded(coding, shape, arrays_for(coding, shape, 0))
-    extent = codings.pack(coding, shape, coded.arrays)
-    whole, arrays = reader(coded, extent), codings.parts(coding, shape, extent)
+# -- trellises ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("function", [*trellis.COMPUTED, *trellis.STORED])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_state_of_a_trellis(kernel: str, function: str, dtype: str) -> None:
+    """Codes of 8 bits: two that follow each other are a state, and every second one is chosen."""
+    stored = {"table_bits": 12, "table": Dense(dtype="float32")} if function in trellis.STORED else {}
+    coding, shape = Trellis(bits=8, function=function, **stored), (16, 16 * 512)
+    chosen = np.arange(2**16).reshape(1, 512, 128)
+    codes = np.stack([chosen >> 8, chosen & 255], axis=-1).reshape(1, 512, 256).astype(np.uint8)
+    assert np.unique(trellis.states(codes, 8)).size == 2**16
+    coded = Coded(coding, shape, {**arrays_for(coding, shape, 0), "codes": codes})
+    assert_same(decoded(coded, range(16), dtype, kernel), expected(coded, range(16), dtype))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize("order", [*trellis.ORDERS])
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("vector", [1, 2])
+def test_every_width_and_order_of_a_trellis(kernel: str, order: str, bits: int, vector: int) -> None:
+    coding = Trellis(
+        bits=bits, function="quantlut_sym", order=order, vector=vector, table_bits=9, table=Dense(dtype="float32")
+    )
+    coded = Coded(coding, (32, 80), arrays_for(coding, (32, 80), bits))
+    assert_same(decoded(coded, range(32), "float32", kernel), expected(coded, range(32), "float32"))
+
+
+@pytest.mark.parametrize("kernel", NATIVE)
+@given(vector=st.integers(1, 2), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 2**32 - 1))
+def test_tables_at_the_ends_of_their_range(kernel: str, vector: int, dtype: str, seed: int) -> None:
+    coding = Trellis(bits=3, function="quantlut_sym", vector=vector, table_bits=6, table=Dense(dtype="float32"))
+    arrays = arrays_for(coding, (20, 40), seed)
+    arrays["table"] = np.random.default_rng(seed).choice(STRANGE, arrays["table"].shape).astype(np.float32)
+    coded = Coded(coding, (20, 40), arrays)
+    assert_same(decoded(coded, range(20), dtype, kernel), expected(coded, range(20), dtype))
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("coding", "short"),
+    [
+        (Lattice(lattices=("e8p", "e81b")), "codes.0"),
+        (Lattice(lattices=("e8p", "e81b")), "codes.1"),
+        (Trellis(bits=3, function="1mad"), "codes"),
+        (Trellis(bits=8, function="lut", vector=2, table_bits=4), "codes"),
+    ],
+)
+def test_codes_that_are_longer_than_their_extent_are_refused(coding: Coding, short: str) -> None:
+    coded = Coded(coding, (5, 24), arrays_for(coding, (5, 24), 0))
+    extent = codings.pack(coding, coded.shape, coded.arrays)
+    whole, arrays = reader(coded, extent), codings.parts(coding, coded.shape, extent)
 
     def read(name: str, start: int, stop: int) -> NDArray[np.uint8]:
-        return whole(name, start, stop - (name == f"codes.{short}"))
+        return whole(name, start, stop - (name == short))
 
     with pytest.raises(ValueError, match="longer than their extent"):
-        decode_rows(coding, shape, arrays, read, range(5), np.empty(shape, np.float32), NATIVE[0])
+        decode_rows(coding, coded.shape, arrays, read, range(5), np.empty(coded.shape, np.float32), NATIVE[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bits": 9}, "bits or vector"),
+        ({"vector": 3}, "bits or vector"),
+        ({"vector": 2}, "table_bits or vector"),
+        ({"table_bits": 15}, "table_bits or vector"),
+        ({"function": 5, "table_bits": 17}, "table_bits or vector"),
+        ({"function": 8}, "no such function"),
+        ({"rows": 0}, "out of range"),
+        ({"rows": 17}, "longer than their extent"),
+        ({"inputs": 17}, "longer than their extent"),
+        ({"inputs": 2**48}, "out of range"),
+        ({"table": np.zeros(2**16 - 1, np.float32)}, "the table has another shape"),
+        ({"places": np.zeros(256, np.uint8)}, "lie"),
+        ({"places": np.arange(256, dtype=np.uint8).reshape(16, 16).T.reshape(-1).copy()}, "lie"),
+        ({"places": np.arange(255, dtype=np.uint8)}, "another length"),
+    ],
+)
+def test_trellises_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    table, places = np.zeros(2**16, np.float32), np.arange(256, dtype=np.uint8)
+    right = {"codes": np.zeros(128, np.uint8), "rows": 16, "inputs": 16, "bits": 4, "vector": 1, "function": 0}
+    _native.trellis(**{**right, "places": places, "table": table, "table_bits": 16, "normal": True})
+    with pytest.raises(ValueError, match=message):
+        _native.trellis(**{**right, "places": places, "table": table, "table_bits": 16, "normal": True, **changes})

@@ -88,8 +88,8 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
 @pytest.mark.parametrize(
     ("file", "name", "native"),
     [
-        ("trellis-formats", "qtip", False),
-        ("trellis", "order.exl3", False),
+        ("trellis-formats", "qtip", True),
+        ("trellis", "order.exl3", True),
         ("split", "exl2", False),
         ("lattice", "quip.3", True),
         ("rotations", "paroquant", False),

@@ -16,6 +16,7 @@ void bind_lattice(nb::module_& m);     // lattice_module.cpp
 void bind_plain_read(nb::module_& m);  // plain_read.cpp
 void bind_sparse(nb::module_& m);      // sparse.cpp
 void bind_strips(nb::module_& m);      // strips_module.cpp
+void bind_trellis(nb::module_& m);     // trellis_module.cpp
 }
 
 namespace {
@@ -211,4 +212,5 @@ NB_MODULE(_native, m) {
     bind_sparse(m);
     bind_strips(m);
     bind_lattice(m);
+    bind_trellis(m);
 }

@@ -1,0 +1,82 @@
+#include <immintrin.h>
+
+#include "trellis.h"
+
+namespace qformat {
+namespace trellis_in_avx2 {
+#include "vec_avx2.h"
+
+#include "trellis_unpack-inl.h"
+
+#define QF_COMPUTES
+// (The table of 2mad is as fast as its products.)
+static constexpr bool computes(StateFunction function) { return function < StateFunction::lut && function != StateFunction::two_mad; }
+
+static inline __m256i byte_sums_half(__m256i v) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(v, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
+}
+static inline U32 byte_sums(U32 v) { return join<U32>(byte_sums_half(part_i(v, 0)), byte_sums_half(part_i(v, 1))); }
+// The product with the inverse, and what is missing from that.
+static inline F32 divide(F32 v, float by) {
+    const F32 inverse = splat(1.0f / by), first = v * inverse;
+    return fma(fma(first, splat(-by), v), inverse, first);
+}
+static inline F32 round_to_half(F32 v) {
+    const auto rounded = [](__m256 part) { return _mm256_cvtph_ps(_mm256_cvtps_ph(part, _MM_FROUND_TO_NEAREST_INT)); };
+    return join<F32>(rounded(part_f(v, 0)), rounded(part_f(v, 1)));
+}
+
+struct TwoRows {
+    U32 of[2];
+};
+
+// Two words at a time: those of a row lie in pairs.
+struct Order {
+    const Trellis& m;
+    __m256i index[2];
+
+    explicit Order(const Trellis& trellis) : m(trellis) {
+        for (int half = 0; half < 2; half++) {
+            const __m256i words = _mm256_loadu_si256((const __m256i*)m.within[half]);
+            index[half] = _mm256_srli_epi32(_mm256_and_si256(words, _mm256_set1_epi32(0xFFFF)), 1);
+        }
+    }
+
+    TwoRows two_rows(const uint16_t* states) const {
+        const __m256 low = _mm256_loadu_ps((const float*)states), high = _mm256_loadu_ps((const float*)(states + 16));
+        const auto row = [&](int half) { return widen_words(_mm256_castps_si256(lut16_half(low, high, index[half]))); };
+        return {{row(0), row(1)}};
+    }
+    U32 two_halves(const uint16_t* states) const {
+        uint16_t halves[kSide];
+        for (size_t i = 0; i < kSide; i++) halves[i] = states[m.step(i)];
+        return widen_words(_mm256_loadu_si256((const __m256i*)halves));
+    }
+
+private:
+    static U32 widen_words(__m256i words) {
+        return join<U32>(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(words)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1)));
+    }
+};
+
+#define QF_UNPACKS
+// `steps` codes of WIDTH bits, least significant bit first, as words.
+template <int WIDTH>
+static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
+    if constexpr (WIDTH > 8) return unpack_words<WIDTH>(codes, steps, to);
+    for (size_t i = 0; i < steps; i += 8, codes += WIDTH) {
+        uint64_t word = 0;
+        __builtin_memcpy(&word, codes, WIDTH <= 8 ? WIDTH : 8);
+        const uint64_t bytes = _pdep_u64(word, 0x0101010101010101u * ((1u << (WIDTH & 15)) - 1));
+        _mm_storeu_si128((__m128i*)(to + i), _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)bytes)));
+    }
+}
+
+#include "trellis_pairs-inl.h"
+
+#include "trellis-inl.h"
+}  // namespace trellis_in_avx2
+
+void trellis_avx2(const void* coded, const Rectangle& r, float* out, size_t stride) { trellis_in_avx2::decode(coded, r, out, stride); }
+
+}  // namespace qformat
