@@ -36,11 +36,13 @@ DEPTH = 4
 Shape = tuple[int, int]
 
 
-def _join(name: str, role: str) -> str:
+def join(name: str, role: str) -> str:
+    """What a role of the nested coding `name` is called."""
     return name if role == "values" else f"{name}.{role}"
 
 
-def _child_arrays(arrays: Arrays, name: str) -> Arrays:
+def child_arrays(arrays: Arrays, name: str) -> Arrays:
+    """The arrays of the nested coding `name`, by its own names of them."""
     if name in arrays:
         return {"values": arrays[name]}
     return {key[len(name) + 1 :]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
@@ -83,7 +85,7 @@ def roles(coding: Coding, shape: Shape) -> dict[str, Role]:
     for name, child in module.children(coding, shape).items():
         with within(name):
             its_roles = roles(child.coding, groups.array_shape(child.group, shape))
-        nested |= {_join(name, role): value for role, value in its_roles.items()}
+        nested |= {join(name, role): value for role, value in its_roles.items()}
     return {**own, **nested, **codes}
 
 
@@ -138,7 +140,7 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
             groups.window(child.group, shape, window),
         )
         with within(name):
-            numbers = decode(child.coding, its_shape, _child_arrays(arrays, name), its_window)
+            numbers = decode(child.coding, its_shape, child_arrays(arrays, name), its_window)
         if not _is_part(child) and not np.isfinite(numbers).all():
             raise InvalidFileError("not finite", field=name)
         return groups.spread(child.group, shape, window, numbers, group_map)
@@ -154,7 +156,7 @@ def decode_child(
     child = TABLE[type(coding)].children(coding, shape)[name]
     height, width = groups.array_shape(child.group, shape)
     window = Window(rows.start, rows.stop, 0, width) if rows is not None else Window(0, height, 0, width)
-    return decode(child.coding, (height, width), _child_arrays(arrays, name), window)
+    return decode(child.coding, (height, width), child_arrays(arrays, name), window)
 
 
 def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
@@ -163,7 +165,7 @@ def check_indices(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     module.check(coding, shape, arrays)
     for name, child in module.children(coding, shape).items():
         with within(name):
-            check_indices(child.coding, groups.array_shape(child.group, shape), _child_arrays(arrays, name))
+            check_indices(child.coding, groups.array_shape(child.group, shape), child_arrays(arrays, name))
 
 
 def check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
@@ -174,7 +176,7 @@ def check_numbers(coding: Coding, shape: Shape, arrays: Arrays) -> None:
     """
     for name, child in TABLE[type(coding)].children(coding, shape).items():
         rows, columns = groups.array_shape(child.group, shape)
-        own = _child_arrays(arrays, name)
+        own = child_arrays(arrays, name)
         with within(name):
             check_numbers(child.coding, (rows, columns), own)
         if _is_part(child):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat.codings.grammar import Coding, Lattice, Trellis
+from qformat import codings
+from qformat.codings.grammar import Coding, Lattice, Split, Trellis
 from qformat.codings.parts import Arrays
 from qformat.codings.trellis import SIDE
 from qformat.kernels import _native, lattice, trellis
@@ -29,11 +30,31 @@ def view(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, row
         return lattice.view(coding, shape, arrays, read, rows)
     if isinstance(coding, Trellis):
         return trellis.view(coding, shape, arrays, read, rows)
+    if isinstance(coding, Split):
+        return _split(coding, shape, arrays, read, rows)
     return None
+
+
+def _split(coding: Split, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range) -> Strips | None:
+    """The views of all parts beside each other; None if one has none."""
+    parts = []
+    for number, (part, width) in enumerate(zip(coding.parts, coding.columns, strict=True)):
+        name = f"parts.{number}"
+
+        def its(role: str, start: int, stop: int, name: str = name) -> NDArray[np.uint8]:
+            return read(codings.join(name, role), start, stop)
+
+        native = view(part, (shape[0], width), codings.child_arrays(arrays, name), its, rows)
+        if native is None:
+            return None
+        parts.append(native)
+    return _native.split(parts)
 
 
 def _height(coding: Coding) -> int:
     """Rows that are decoded together."""
+    if isinstance(coding, Split):
+        return max(_height(part) for part in coding.parts)
     return SIDE if isinstance(coding, Trellis) else 1
 
 

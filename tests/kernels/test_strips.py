@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qformat import codings
 from qformat.codings import lattice, trellis
-from qformat.codings.grammar import Coding, Dense, Lattice, Trellis
+from qformat.codings.grammar import Coding, Dense, Lattice, Split, Trellis
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
@@ -40,9 +40,21 @@ def trellises(draw: st.DrawFn) -> Coded:
     return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
 
 
+@st.composite
+def splits(draw: st.DrawFn) -> Coded:
+    """Lattices and trellises beside each other, in columns that their tiles fill or do not."""
+    parts, columns = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        parts.append(draw(st.one_of(lattice_codings(), trellis_codings())))
+        tiles = draw(st.integers(1, 20))
+        columns.append(8 * tiles if isinstance(parts[-1], Lattice) else draw(st.sampled_from([16 * tiles, tiles])))
+    coding, shape = Split(columns=tuple(columns), parts=tuple(parts)), (draw(st.integers(1, 40)), sum(columns))
+    return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
 def matrices() -> st.SearchStrategy[Coded]:
     """Every kind of matrix that is decoded in strips."""
-    return st.one_of(lattices(), trellises())
+    return st.one_of(lattices(), trellises(), splits())
 
 
 def decoded(coded: Coded, rows: range, dtype: str, kernel: str) -> NDArray[np.generic]:

@@ -15,6 +15,7 @@ void bind_additive(nb::module_& m);    // additive_module.cpp
 void bind_lattice(nb::module_& m);     // lattice_module.cpp
 void bind_plain_read(nb::module_& m);  // plain_read.cpp
 void bind_sparse(nb::module_& m);      // sparse.cpp
+void bind_split(nb::module_& m);       // split_module.cpp
 void bind_strips(nb::module_& m);      // strips_module.cpp
 void bind_trellis(nb::module_& m);     // trellis_module.cpp
 }
@@ -213,4 +214,5 @@ NB_MODULE(_native, m) {
     bind_strips(m);
     bind_lattice(m);
     bind_trellis(m);
+    bind_split(m);
 }
