@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qformat import kernels, linear
-from qformat.codings.grammar import Dense
+from qformat import codings, kernels, linear
+from qformat.codings.grammar import Coding, Dense
 from qformat.codings.panel import ROWS
 from qformat.codings.parts import Arrays, Buffer, Window, cut
 from qformat.errors import UnsupportedError
@@ -68,7 +69,8 @@ def decode(coded: Coded, selection: Selection, dtype: np.dtype[Any], out: NDArra
 
 def _matrix(coded: Coded, selection: Selection, out: NDArray[Any]) -> None:
     """What is selected of the matrix, in tiles, into `out`."""
-    if not (selection.some_rows or selection.some_columns) and _natively(coded, out):
+    whole = not (selection.some_rows or selection.some_columns)
+    if whole and not _surrounded(coded.scheme) and _natively(coded, coded.shape, out):
         return
     most = _tile_rows(coded.shape[1]) if linear.row_local(coded.scheme) else coded.shape[0]
     for tile in selection.tiles(most):
@@ -82,21 +84,34 @@ def _window(coded: Coded, window: Window, dtype: np.dtype[Any]) -> NDArray[Any]:
         if values.dtype.kind == "c" and dtype.kind != "c":
             raise UnsupportedError("complex numbers do not decode into real ones", field="dtype", found=str(dtype))
     else:
-        if window[2:] == (0, coded.shape[1]):
+        if window[2:] == (0, coded.shape[1]) and not _surrounded(coded.scheme):
             rows = np.empty(window.shape, dtype)
-            if _natively(coded, rows, window.top):
+            if _natively(coded, coded.shape, rows, window.top):
                 return rows
-        values = linear.decode(coded.scheme, coded.shape, coded.arrays, window, coded.parameters)
+        inner = partial(_coded_window, coded)
+        values = linear.decode(coded.scheme, coded.shape, coded.arrays, window, coded.parameters, inner)
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype, copy=False)
 
 
-def _natively(coded: Coded, out: NDArray[Any], top: int = 0) -> bool:
-    """Rows from `top` on into `out` by the kernels, which give the same numbers; whether they can."""
-    scheme, shape = coded.scheme, coded.shape
-    if _surrounded(scheme):
-        return False
-    places = linear.layout(scheme, shape, coded.parameters).places
+def _coded_window(
+    coded: Coded, coding: Coding, shape: tuple[int, int], arrays: Arrays, window: Window
+) -> NDArray[np.float32]:
+    """A rectangle of the coded matrix, of this shape: by the kernels, if it is whole rows of what they decode."""
+    if window[2:] == (0, shape[1]):
+        rows = np.empty(window.shape, np.float32)
+        if _natively(coded, shape, rows, window.top):
+            return rows
+    return codings.decode(coding, shape, arrays, window)
+
+
+def _natively(coded: Coded, shape: tuple[int, int], out: NDArray[Any], top: int = 0) -> bool:
+    """Rows of the coded matrix, of this shape, from `top` on into `out` by the kernels; whether they can.
+
+    They give the numbers that the numpy decoder gives.
+    """
+    scheme = coded.scheme
+    places = linear.layout(scheme, coded.shape, coded.parameters).places
 
     def read(name: str, first: int, last: int) -> NDArray[np.uint8]:
         return coded.extent[places[name].offset + first : places[name].offset + last]

@@ -11,7 +11,7 @@ numbers that depend on the data (non-zeros, rank), in the order in which transfo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from qformat import codings, corrections, transforms
 from qformat.codings import extents
+from qformat.codings.grammar import Coding
 from qformat.codings.panel import Panels
 from qformat.codings.parts import Arrays, Buffer, Extent, Part, Role, Window, whole, within
 from qformat.errors import InvalidFileError
@@ -30,6 +31,9 @@ from qformat.sparse import elements
 from qformat.transforms import Hadamard, Reassemble, Rotate, Scale
 
 Shape = tuple[int, int]
+
+# A coding, the shape of its matrix, arrays and a rectangle to that of the matrix.
+DecodeCoded = Callable[[Coding, Shape, Arrays, Window], NDArray[np.float32]]
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -176,10 +180,14 @@ def decode(
     arrays: Arrays,
     window: Window | None = None,
     parameters: tuple[int, ...] = (),
+    coded: DecodeCoded = codings.decode,
 ) -> NDArray[np.float32]:
     """The float32 matrix W (N, K), or a rectangle of it, transforms and corrections included.
 
     All steps are float32: the coded matrix, Tₘ … T₁, Oₙ … O₁, then the corrections in their order.
+
+    Args:
+        coded: what decodes the coded matrix, to the numbers that `codings.decode` gives.
     """
     window = window or Window(0, shape[0], 0, shape[1])
     sizes = _sizes(scheme, shape, parameters)
@@ -188,7 +196,7 @@ def decode(
     top, bottom = window[:2] if row_local(scheme) else (0, shape[0])
     left, right = (0, sizes.coded[1]) if scheme.transforms else window[2:]
     with np.errstate(over="ignore", invalid="ignore"):
-        matrix = codings.decode(scheme.coding, sizes.coded, arrays, Window(top, bottom, left, right))
+        matrix = coded(scheme.coding, sizes.coded, arrays, Window(top, bottom, left, right))
         for number in reversed(range(len(scheme.transforms))):
             its = _under(arrays, f"transforms.{number}")
             matrix = transforms.multiply(matrix, scheme.transforms[number], its, sizes.transforms[number][0])
