@@ -10,6 +10,8 @@ from torch import nn
 from qformat import kernels
 from qformat.codings.panel import ROWS
 from qformat.kernels.around import Around
+from qformat.kernels.operand import FEATURES
+from qformat.kernels.strips import Strips
 from qformat.tensor import Tensor
 from qformat.torch import numbered, siblings, surroundings
 from qformat.torch.arrays import dense, dtype_name, from_array, to_array
@@ -23,6 +25,10 @@ Mode = Literal["exact", "int8"]
 # dense. On AVX2, 16 rows already are slower than tiles. Exact tables of 2×8 bits: 12.8 ms for 16 rows, 27 in tiles, and
 # 25 for 32 rows, 16 in tiles.
 SMALL, SMALL_EXACT_TABLES, EIGHT = 64, 16, 8
+
+# The same where weights are decoded in strips, once for all rows: tiles only have the faster product. They are ahead
+# from some 50 rows of float32 on, and of bfloat16, where the processor multiplies that, from `EIGHT` on.
+SMALL_STRIPS = 32
 
 # The same where a kernel reads the codes once for all rows (there, bfloat16): 9 rows take 1.8 ms both ways in `exact`;
 # in `int8` 12 rows take 1.3 ms by eights and 1.9 together, 16 rows 1.6 and 1.8, wider codes turn earlier.
@@ -143,6 +149,9 @@ class QLinear(nn.Module):
         """Whether reading the codes for each eight of more than `EIGHT` rows is the fastest way."""
         if self.tensor.product.takes_batches(dtype, kernel):
             return rows <= TOGETHER[self._mode]
+        if isinstance(self.tensor.product.operand.native, Strips):
+            multiplies = dtype == "bfloat16" and "avx512bf16" in FEATURES
+            return kernel == "avx512" and rows <= (EIGHT if multiplies else SMALL_STRIPS)
         exact_tables = self._mode == "exact" and self.tensor.coding == "additive"
         return kernel == "avx512" and rows <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
 

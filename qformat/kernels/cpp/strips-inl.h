@@ -1,6 +1,6 @@
 // Pieces of decoded weights, multiplied or written: the part that is compiled for each instruction set, inside its namespace.
-// What includes this says how many rows of a piece and of x go abreast (kRowsAbreast, kBatchAbreast): as many as its registers
-// hold sums for.
+// What includes this says how many rows of a piece and of x go abreast (kRowsAbreast, kBatchAbreast), as many as its registers hold
+// sums for, and loads weights (load_once) so that they are not loaded again for each row of x.
 
 #include "target-inl.h"
 
@@ -15,10 +15,15 @@ static inline float sum_of(F32 v) {
     return v[0];
 }
 
-// R rows of a piece times B rows of x. Each sum is of two chains, whatever R and B are.
+// R rows of a piece times B rows of x, whose sums lie `next` apart. Each sum is of two chains, whatever R and B are.
 template <size_t R, size_t B>
-static void block(const float* weights, size_t stride, size_t inputs, const float* x, size_t x_stride, bool more, float* y, size_t y_stride) {
+static void block(const float* weights, size_t stride, size_t inputs, const float* x, size_t x_stride, bool more, Line* to, size_t next) {
     F32 sums[R][B][2] = {};
+    if (more)
+#pragma GCC unroll 4
+        for (size_t r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (size_t b = 0; b < B; b++) sums[r][b][0] = load_float(to + b * next + r);
     const auto add = [&](auto weight, auto input, size_t chain) __attribute__((always_inline)) {
         F32 in[B];
 #pragma GCC unroll 4
@@ -35,7 +40,7 @@ static void block(const float* weights, size_t stride, size_t inputs, const floa
 #pragma GCC unroll 2
         for (size_t half = 0; half < 2; half++) {
             const size_t at = i + 16 * half;
-            add([&](size_t r) { return load_float(weights + r * stride + at); }, [&](size_t b) { return load_float(x + b * x_stride + at); }, half);
+            add([&](size_t r) { return load_once(weights + r * stride + at); }, [&](size_t b) { return load_float(x + b * x_stride + at); }, half);
         }
     }
     for (; i < inputs; i += 16) {
@@ -50,25 +55,26 @@ static void block(const float* weights, size_t stride, size_t inputs, const floa
 #pragma GCC unroll 4
     for (size_t r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (size_t b = 0; b < B; b++) {
-            float& to = y[b * y_stride + r];
-            const float sum = sum_of(sums[r][b][0] + sums[r][b][1]);
-            to = more ? to + sum : sum;
-        }
+        for (size_t b = 0; b < B; b++) store_float((float*)(to + b * next + r), sums[r][b][0] + sums[r][b][1]);
 }
 
 template <size_t B>
-static void batch_of(const Piece& p, const float* x, size_t x_stride, bool more, float* y, size_t y_stride) {
+static void batch_of(const Piece& p, const float* x, size_t x_stride, bool more, Line* sums) {
     size_t r = 0;
     for (; r + kRowsAbreast <= p.rows; r += kRowsAbreast)
-        block<kRowsAbreast, B>(p.weights + r * p.stride, p.stride, p.inputs, x, x_stride, more, y + r, y_stride);
-    for (; r < p.rows; r++) block<1, B>(p.weights + r * p.stride, p.stride, p.inputs, x, x_stride, more, y + r, y_stride);
+        block<kRowsAbreast, B>(p.weights + r * p.stride, p.stride, p.inputs, x, x_stride, more, sums + r, p.rows);
+    for (; r < p.rows; r++) block<1, B>(p.weights + r * p.stride, p.stride, p.inputs, x, x_stride, more, sums + r, p.rows);
 }
 
-static void multiply(const Piece& p, const float* x, size_t x_stride, size_t batch, bool more, float* y, size_t y_stride) {
+static void multiply(const Piece& p, const float* x, size_t x_stride, size_t batch, bool more, Line* sums) {
     size_t b = 0;
-    for (; b + kBatchAbreast <= batch; b += kBatchAbreast) batch_of<kBatchAbreast>(p, x + b * x_stride, x_stride, more, y + b * y_stride, y_stride);
-    for (; b < batch; b++) batch_of<1>(p, x + b * x_stride, x_stride, more, y + b * y_stride, y_stride);
+    for (; b + kBatchAbreast <= batch; b += kBatchAbreast) batch_of<kBatchAbreast>(p, x + b * x_stride, x_stride, more, sums + b * p.rows);
+    for (; b < batch; b++) batch_of<1>(p, x + b * x_stride, x_stride, more, sums + b * p.rows);
+}
+
+static void finish(const Line* sums, size_t rows, size_t batch, float* y, size_t y_stride) {
+    for (size_t b = 0; b < batch; b++)
+        for (size_t r = 0; r < rows; r++) y[b * y_stride + r] = sum_of(load_float(sums + b * rows + r));
 }
 
 template <Value DTYPE>

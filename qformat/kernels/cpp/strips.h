@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "stream.h"
 
 namespace qformat {
 
@@ -33,7 +34,7 @@ struct Strips {
     size_t piece_inputs() const { return std::min(inputs, std::max<size_t>(1, kPiece / piece_rows() / width) * width); }
     size_t pieces_down() const { return (rows + piece_rows() - 1) / piece_rows(); }
 
-    static constexpr size_t kPiece = 4096;   // weights
+    static constexpr size_t kPiece = 2048;   // weights
     static constexpr size_t kAbreast = 4;   // rows that are multiplied side by side
 };
 
@@ -45,8 +46,10 @@ struct Piece {
 
 struct StripKernels {
     Isa isa;
-    // y[b, r] = Σ_i weights[r, i] · x[b, i], added to what is there if `more`; rows of x and y lie `x_stride` and `y_stride` apart
-    void (*multiply)(const Piece&, const float* x, size_t x_stride, size_t batch, bool more, float* y, size_t y_stride);
+    // sums[b, r, lane] = the products of a lane's inputs, added to what is there if `more`; rows of x lie `x_stride` apart
+    void (*multiply)(const Piece&, const float* x, size_t x_stride, size_t batch, bool more, Line* sums);
+    // y[b, r] = Σ sums[b, r, lane]; rows of y lie `y_stride` apart
+    void (*finish)(const Line* sums, size_t rows, size_t batch, float* y, size_t y_stride);
     // The weights as `dtype`, rows `stride` bytes apart; `stream`: past the caches, then rows and places are whole lines.
     void (*store)(const Piece&, Value dtype, bool stream, bool normal, uint8_t* out, size_t stride);
     void (*fence)();  // after `store` with `stream`, before another thread may read

@@ -1,8 +1,9 @@
 // The Python face of what is decoded in strips: products and decoding, whatever the coding.
 #include "strips_binding.h"
 
+#include <cstring>
+
 #include "pool.h"
-#include "stream.h"
 
 namespace qformat {
 namespace {
@@ -31,6 +32,19 @@ void each_piece(const Strips& m, Isa isa, size_t first, size_t last, const Use& 
     }
 }
 
+// Rows of x, each from a line on and not as far apart as makes them meet in the cache.
+struct Inputs {
+    const float* first;
+    size_t stride;
+};
+
+Inputs in_lines(Rows x, std::vector<Line>& room) {
+    const size_t inputs = x.shape(1), lines = (inputs + 15) / 16 + 1;
+    room.resize(std::max(room.size(), x.shape(0) * lines));
+    for (size_t row = 0; row < x.shape(0); row++) std::memcpy(room.data() + row * lines, x.data() + row * inputs, 4 * inputs);
+    return {reinterpret_cast<const float*>(room.data()), 16 * lines};
+}
+
 size_t grain_of(const Strips& m) { return std::max<size_t>(1, kEnough / (m.piece_rows() * m.inputs)); }
 
 void matvec(const std::string& isa, const StripMatrix& matrix, Rows x, Out out) {
@@ -38,12 +52,16 @@ void matvec(const std::string& isa, const StripMatrix& matrix, Rows x, Out out) 
     const Strips& m = matrix.view;
     const size_t batch = x.shape(0);
     require(x.shape(1) == m.inputs && out.shape(1) == m.rows && out.shape(0) == batch, "x or out has another shape");
-    const float* from = x.data();
+    thread_local std::vector<Line> room;
+    const Inputs from = in_lines(x, room);
     float* y = out.data();
     nb::gil_scoped_release release;
     pool::run(m.pieces_down(), grain_of(m), [&](size_t first, size_t last) {
+        thread_local std::vector<Line> sums;
+        sums.resize(std::max(sums.size(), m.piece_rows() * batch));
         each_piece(m, kernels.isa, first * m.piece_rows(), std::min(last * m.piece_rows(), m.rows), [&](const Piece& piece, size_t row, size_t left) {
-            kernels.multiply(piece, from + left, m.inputs, batch, left > 0, y + row, m.rows);
+            kernels.multiply(piece, from.first + left, from.stride, batch, left > 0, sums.data());
+            if (left + piece.inputs == m.inputs) kernels.finish(sums.data(), piece.rows, batch, y + row, m.rows);
         });
     });
 }
