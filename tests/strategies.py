@@ -158,6 +158,18 @@ def plain_codings(
 
 
 @st.composite
+def plain_matrices(draw: st.DrawFn, finite: bool = False) -> Coded:
+    """A matrix of plain codes with weights, of rows that are shorter and longer than what kernels decode at a time.
+
+    `finite`: without infinities and NaN.
+    """
+    long = st.tuples(st.integers(1, 9), st.sampled_from([1000, 1024, 1025, 2100]))
+    shape = draw(st.one_of(any_shapes().filter(all), long))
+    coding = draw(plain_codings(shape, nested=finite))
+    return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
+
+
+@st.composite
 def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
     """An additive coding and a shape that it fits."""
     high, wide = draw(st.integers(1, 4)), draw(st.integers(1, 9))

@@ -135,18 +135,28 @@ def decode(coding: Coding, shape: Shape, arrays: Arrays, window: Window | None =
 
     def spread(name: str) -> NDArray[np.float32]:
         child = children[name]
-        its_shape, its_window = (
-            groups.array_shape(child.group, shape),
-            groups.window(child.group, shape, window),
-        )
-        with within(name):
-            numbers = decode(child.coding, its_shape, child_arrays(arrays, name), its_window)
-        if not _is_part(child) and not np.isfinite(numbers).all():
-            raise InvalidFileError("not finite", field=name)
-        return groups.spread(child.group, shape, window, numbers, group_map)
+        return groups.spread(child.group, shape, window, _decode_shared(child, name, shape, arrays, window), group_map)
 
     with np.errstate(over="ignore", invalid="ignore"):  # products beyond float32 are infinities, as the spec says
         return np.ascontiguousarray(module.decode(coding, shape, arrays, window, spread))
+
+
+def _decode_shared(child: Child, name: str, shape: Shape, arrays: Arrays, window: Window) -> NDArray[np.float32]:
+    its_shape, its_window = groups.array_shape(child.group, shape), groups.window(child.group, shape, window)
+    with within(name):
+        numbers = decode(child.coding, its_shape, child_arrays(arrays, name), its_window)
+    if not _is_part(child) and not np.isfinite(numbers).all():
+        raise InvalidFileError("not finite", field=name)
+    return numbers
+
+
+def decode_shared(coding: Coding, shape: Shape, arrays: Arrays, name: str, window: Window) -> NDArray[np.float32]:
+    """The numbers of a nested role ("scales", "zeros", …) of the groups that a rectangle meets, of `groups.window`.
+
+    Raises:
+        InvalidFileError: one of them is not finite.
+    """
+    return _decode_shared(TABLE[type(coding)].children(coding, shape)[name], name, shape, arrays, window)
 
 
 def decode_child(

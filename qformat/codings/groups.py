@@ -21,7 +21,7 @@ class Span(NamedTuple):
     stop: int
 
 
-def _sides(group: Block, shape: Shape) -> Shape:
+def sides(group: Block, shape: Shape) -> Shape:
     """The sides of a block; a whole side of a matrix without rows or columns counts as one."""
     rows = group.rows if group.rows is not None else max(shape[0], 1)
     columns = group.columns if group.columns is not None else max(shape[1], 1)
@@ -46,7 +46,7 @@ def array_shape(group: Grouping | Span, shape: Shape) -> Shape:
     rows, columns = shape
     match group:
         case Block():
-            high, wide = _sides(group, shape)
+            high, wide = sides(group, shape)
             return -(-rows // high), -(-columns // wide)
         case Flat():
             return 1, -(-rows * columns // group.size)
@@ -71,7 +71,7 @@ def window(group: Grouping | Span, shape: Shape, part: Window) -> Window:
     last = (part.bottom - 1) * shape[1] + part.right - 1
     match group:
         case Block():
-            high, wide = _sides(group, shape)
+            high, wide = sides(group, shape)
             return Window(part.top // high, -(-part.bottom // high), part.left // wide, -(-part.right // wide))
         case Flat():
             return Window(0, 1, first // group.size, last // group.size + 1)
@@ -95,7 +95,7 @@ def spread(
     covered = window(group, shape, part)
     match group:
         case Block():
-            high, wide = _sides(group, shape)
+            high, wide = sides(group, shape)
             if high != 1 and values.shape[0] != 1:
                 values = values[rows // high - covered.top]
             return values if values.shape[1] == 1 else values[:, columns // wide - covered.left]

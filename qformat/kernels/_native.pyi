@@ -90,3 +90,22 @@ def trellis(
     normal: bool,
 ) -> Strips: ...
 def split(parts: Sequence[Strips]) -> Strips: ...
+def plain(
+    rows: int,
+    inputs: int,
+    codes: NDArray[Any],
+    skip: int,
+    bits: int,
+    bias: float,
+    table: NDArray[Any] | None,
+    spread: int,
+    size: int,
+    high: int,
+    first: int,
+    groups: NDArray[Any] | None,
+    scales: NDArray[Any] | None,
+    minus: NDArray[Any] | None,
+    plus: NDArray[Any] | None,
+    offset: float,
+    normal: bool,
+) -> Strips: ...

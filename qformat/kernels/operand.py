@@ -183,9 +183,9 @@ def _view(
     coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range
 ) -> Native | NDArray[np.uint8] | None:
     """What the native kernels read of `rows`."""
-    if isinstance(coding, Dense):
+    if isinstance(coding, Dense) and coding.dtype in _FLOATS:
         size = shape[1] * itemsize(coding.dtype)
-        return read("values", rows.start * size, rows.stop * size) if coding.dtype in _FLOATS else None
+        return read("values", rows.start * size, rows.stop * size)
     geometry = codings.geometry(coding, shape)
     if geometry is None:
         return strips.view(coding, shape, arrays, read, rows)

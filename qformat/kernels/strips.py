@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qformat import codings
-from qformat.codings.grammar import Coding, Lattice, Split, Trellis
-from qformat.codings.parts import Arrays
+from qformat.codings.grammar import Affine, Coding, Dense, Lattice, Lookup, Split, Trellis
+from qformat.codings.parts import Arrays, within
 from qformat.codings.trellis import SIDE
-from qformat.kernels import _native, lattice, trellis
+from qformat.kernels import _native, lattice, plain, trellis
 
 Strips = _native.Strips
 
@@ -32,6 +32,8 @@ def view(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, row
         return trellis.view(coding, shape, arrays, read, rows)
     if isinstance(coding, Split):
         return _split(coding, shape, arrays, read, rows)
+    if isinstance(coding, Affine | Lookup | Dense):
+        return plain.view(coding, shape, arrays, read, rows)
     return None
 
 
@@ -44,7 +46,8 @@ def _split(coding: Split, shape: tuple[int, int], arrays: Arrays, read: Read, ro
         def its(role: str, start: int, stop: int, name: str = name) -> NDArray[np.uint8]:
             return read(codings.join(name, role), start, stop)
 
-        native = view(part, (shape[0], width), codings.child_arrays(arrays, name), its, rows)
+        with within(name):
+            native = view(part, (shape[0], width), codings.child_arrays(arrays, name), its, rows)
         if native is None:
             return None
         parts.append(native)

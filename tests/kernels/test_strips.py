@@ -21,7 +21,16 @@ from qformat.kernels import _native
 from qformat.kernels.operand import decode_into, decode_rows
 from tests.kernels.test_decode import STRANGE, assert_same, expected
 from tests.kernels.test_operand import NATIVE, inputs, prepared, reader, rounding, same_on_any_threads
-from tests.strategies import FLOATS, Coded, arrays_for, lattice_codings, trellis_codings
+from tests.strategies import (
+    FLOATS,
+    Coded,
+    any_arrays,
+    arrays_for,
+    lattice_codings,
+    plain_codings,
+    plain_matrices,
+    trellis_codings,
+)
 
 
 @st.composite
@@ -42,19 +51,20 @@ def trellises(draw: st.DrawFn) -> Coded:
 
 @st.composite
 def splits(draw: st.DrawFn) -> Coded:
-    """Lattices and trellises beside each other, in columns that their tiles fill or do not."""
-    parts, columns = [], []
+    """Codings beside each other, in columns that their tiles fill or do not."""
+    parts, columns, rows = [], [], draw(st.integers(1, 40))
     for _ in range(draw(st.integers(1, 4))):
-        parts.append(draw(st.one_of(lattice_codings(), trellis_codings())))
-        tiles = draw(st.integers(1, 20))
-        columns.append(8 * tiles if isinstance(parts[-1], Lattice) else draw(st.sampled_from([16 * tiles, tiles])))
-    coding, shape = Split(columns=tuple(columns), parts=tuple(parts)), (draw(st.integers(1, 40)), sum(columns))
-    return Coded(coding, shape, arrays_for(coding, shape, draw(st.integers(0, 2**32 - 1))))
+        kind, tiles = draw(st.sampled_from(["lattice", "trellis", "plain"])), draw(st.integers(1, 20))
+        columns.append(8 * tiles if kind == "lattice" else draw(st.sampled_from([16 * tiles, tiles])))
+        plain = plain_codings((rows, columns[-1]), 1, nested=True)
+        parts.append(draw({"lattice": lattice_codings(), "trellis": trellis_codings(), "plain": plain}[kind]))
+    coding, shape = Split(columns=tuple(columns), parts=tuple(parts)), (rows, sum(columns))
+    return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
 
 
 def matrices() -> st.SearchStrategy[Coded]:
     """Every kind of matrix that is decoded in strips."""
-    return st.one_of(lattices(), trellises(), splits())
+    return st.one_of(lattices(), trellises(), plain_matrices(finite=True), splits())
 
 
 def decoded(coded: Coded, rows: range, dtype: str, kernel: str) -> NDArray[np.generic]:

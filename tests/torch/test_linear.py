@@ -90,9 +90,10 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
     [
         ("trellis-formats", "qtip", True),
         ("trellis", "order.exl3", True),
-        ("split", "exl2", False),
+        ("split", "exl2", True),
         ("lattice", "quip.3", True),
-        ("rotations", "paroquant", False),
+        ("rotations", "paroquant", True),
+        ("formats", "aqlm", False),
     ],
 )
 @pytest.mark.parametrize("batch", [1, EIGHT + 1, SMALL + 1])

@@ -13,6 +13,7 @@ using namespace qformat;
 namespace qformat {
 void bind_additive(nb::module_& m);    // additive_module.cpp
 void bind_lattice(nb::module_& m);     // lattice_module.cpp
+void bind_plain(nb::module_& m);       // plain_module.cpp
 void bind_plain_read(nb::module_& m);  // plain_read.cpp
 void bind_sparse(nb::module_& m);      // sparse.cpp
 void bind_split(nb::module_& m);       // split_module.cpp
@@ -215,4 +216,5 @@ NB_MODULE(_native, m) {
     bind_lattice(m);
     bind_trellis(m);
     bind_split(m);
+    bind_plain(m);
 }
