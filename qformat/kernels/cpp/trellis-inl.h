@@ -1,55 +1,13 @@
-// Decoding of trellises, a tile at a time: codes, the states that they make, these in the order of two rows, their weights. What
-// includes this has, in the ways of its instruction set,
-//   computes(function)       whether it is computed: else its table is read, as is right for every function
-//   Order(trellis)           two_rows(s): 32 states as they lie along the steps, as sixteen each of two rows; two_halves(s): the same
-//                            of sixteen steps of two weights, eight states of each row
-//   unpack<WIDTH>            if QF_UNPACKS
-//   pairs(table, i, f, half) pairs of floats at the lower or upper eight indices, the first one's sign turned where f has its bit 31
+// Decoding of trellises, a tile at a time: the states of its steps, these in the order of two rows, their weights. What includes this
+// has, in the ways of its instruction set,
+//   states<WIDTH>(codes, steps, words)  the states of a tile, one a step
+//   Order(trellis)                      two_rows(s): 32 states as they lie along the steps, as sixteen each of two rows; two_halves(s):
+//                                       the same of sixteen steps of two weights, eight states of each row
+//   store_pairs(table, i, f, half, to)  eight pairs of floats, at the lower or upper eight indices; the first one's sign is turned where
+//                                       f has its bit 31
+//   QF_COMPUTES, computes(function)     whether a function is computed: else its table is read, as is right for every function
 // and, where it computes, byte_sums(v) of each lane's four bytes, divide(v, by) as a division rounds whole numbers up to 510, and
 // round_to_half(v) to float16 and back.
-
-// -- states -------------------------------------------------------------------------------------------------------------
-
-// Codes that are kept before the first one: as many as a state reaches back to.
-constexpr size_t kBefore = 16;
-
-// (Those before them are read as well, for nothing.)
-struct alignas(64) Steps {
-    uint16_t words[2 * kBefore + kTile];
-
-    uint16_t* first() { return words + 2 * kBefore; }
-};
-
-#if !defined(QF_UNPACKS)
-template <int WIDTH>
-static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
-    unpack_words<WIDTH>(codes, steps, to);
-}
-#endif
-
-// From windows of BACK codes to those of twice as many, until they are states.
-template <int WIDTH, size_t BACK = 1>
-static inline const uint16_t* reach_back(Steps& from, Steps& to, size_t steps) {
-    if constexpr (BACK * WIDTH >= kStateBits) {
-        return from.first();
-    } else {
-        const auto join = [&](ptrdiff_t i, auto load) {
-            const auto here = load(from.first() + i), before = load(from.first() + i - (ptrdiff_t)BACK);
-            store_words(to.first() + i, here | before << (int)(BACK * WIDTH));
-        };
-        join(-(ptrdiff_t)kBefore, [](const uint16_t* p) -> H16 { return *(const H16u*)p; });
-        for (size_t i = 0; i < steps; i += 32) join((ptrdiff_t)i, [](const uint16_t* p) -> H32 { return *(const H32u*)p; });
-        return reach_back<WIDTH, 2 * BACK>(to, from, steps);
-    }
-}
-
-// The states of a tile, one a step, in one of the two.
-template <int WIDTH>
-static const uint16_t* states(const uint8_t* codes, size_t steps, Steps& one, Steps& other) {
-    unpack<WIDTH>(codes, steps, one.first());
-    __builtin_memcpy(one.first() - kBefore, one.first() + steps - kBefore, 2 * kBefore);
-    return reach_back<WIDTH>(one, other, steps);
-}
 
 // -- functions of sixteen states ----------------------------------------------------------------------------------------
 
@@ -98,7 +56,7 @@ static void weights(const Trellis& m, const uint16_t* states, float* out, size_t
         float* const to[2] = {out + m.rows[i][0] * stride, out + m.rows[i][1] * stride};
         if constexpr (VECTOR == 2) {
             const Found found = find<F>(m, order.two_halves(states + kSide * i));
-            for (int half = 0; half < 2; half++) store_float(to[half], pairs(m.table, found.index, found.turned, half));
+            for (int half = 0; half < 2; half++) store_pairs(m.table, found.index, found.turned, half, to[half]);
         } else {
             const TwoRows rows = order.two_rows(states + kPlaces * i);
 #pragma GCC unroll 2
@@ -116,7 +74,7 @@ static void weights(const Trellis& m, const uint16_t* states, float* out, size_t
     }
 }
 
-using StatesOf = const uint16_t* (*)(const uint8_t*, size_t, Steps&, Steps&);
+using StatesOf = void (*)(const uint8_t*, size_t, uint16_t*);
 using WeightsOf = void (*)(const Trellis&, const uint16_t*, float*, size_t);
 
 static StatesOf states_of(int width) {
@@ -145,11 +103,11 @@ static void decode(const void* coded, const Rectangle& r, float* out, size_t str
     const StatesOf states = states_of(m.width);
     const WeightsOf weights = weights_of(m);
     const size_t steps = kTile / (size_t)m.vector;
-    Steps one{}, other{};
+    alignas(64) uint16_t found[kTile];
     for (size_t top = r.first; top < r.last; top += kSide)
         for (size_t left = r.left; left < r.right; left += kSide) {
             const uint8_t* codes = m.codes + (top / kSide * m.across + left / kSide) * m.tile_bytes();
-            const uint16_t* found = states(codes, steps, one, other);
+            states(codes, steps, found);
             float* to = out + (top - r.first) * stride + (left - r.left);
             const size_t rows = std::min(kSide, r.last - top), inputs = std::min(kSide, r.right - left);
             if (rows == kSide && inputs == kSide) {

@@ -9,8 +9,8 @@ namespace trellis_in_avx2 {
 #include "trellis_unpack-inl.h"
 
 #define QF_COMPUTES
-// (The table of 2mad is as fast as its products.)
-static constexpr bool computes(StateFunction function) { return function < StateFunction::lut && function != StateFunction::two_mad; }
+// (The tables of the others are as fast.)
+static constexpr bool computes(StateFunction function) { return function == StateFunction::one_mad || function == StateFunction::mul1; }
 
 static inline __m256i byte_sums_half(__m256i v) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(v, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
@@ -25,6 +25,29 @@ static inline F32 round_to_half(F32 v) {
     const auto rounded = [](__m256 part) { return _mm256_cvtph_ps(_mm256_cvtps_ph(part, _MM_FROUND_TO_NEAREST_INT)); };
     return join<F32>(rounded(part_f(v, 0)), rounded(part_f(v, 1)));
 }
+
+// `steps` codes of WIDTH bits, least significant bit first, as words.
+template <int WIDTH>
+static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
+    if constexpr (WIDTH > 8) {
+        unpack_words<WIDTH>(codes, steps, to);
+    } else {
+        for (size_t i = 0; i < steps; i += 8) {
+            const uint64_t word = load_codes_at(codes, i / 8 * WIDTH, steps * WIDTH / 8);
+            const uint64_t bytes = _pdep_u64(word, 0x0101010101010101u * ((1u << WIDTH) - 1));
+            _mm_storeu_si128((__m128i*)(to + i), _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)bytes)));
+        }
+    }
+}
+
+typedef H16 Words;
+template <int N>
+static inline Words words_before(Words previous, Words here) {
+    const __m256i middle = _mm256_permute2x128_si256((__m256i)previous, (__m256i)here, 0x21);
+    return (Words)_mm256_alignr_epi8((__m256i)here, middle, 16 - 2 * N);
+}
+
+#include "trellis_words-inl.h"
 
 struct TwoRows {
     U32 of[2];
@@ -58,19 +81,6 @@ private:
         return join<U32>(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(words)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1)));
     }
 };
-
-#define QF_UNPACKS
-// `steps` codes of WIDTH bits, least significant bit first, as words.
-template <int WIDTH>
-static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
-    if constexpr (WIDTH > 8) return unpack_words<WIDTH>(codes, steps, to);
-    for (size_t i = 0; i < steps; i += 8, codes += WIDTH) {
-        uint64_t word = 0;
-        __builtin_memcpy(&word, codes, WIDTH <= 8 ? WIDTH : 8);
-        const uint64_t bytes = _pdep_u64(word, 0x0101010101010101u * ((1u << (WIDTH & 15)) - 1));
-        _mm_storeu_si128((__m128i*)(to + i), _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)bytes)));
-    }
-}
 
 #include "trellis_pairs-inl.h"
 

@@ -20,34 +20,6 @@ static inline F32 divide(F32 v, float by) {
 }
 static inline F32 round_to_half(F32 v) { return (F32)_mm512_cvtph_ps(_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT)); }
 
-struct TwoRows {
-    U32 of[2];
-};
-
-struct Order {
-    __m512i within;
-    __m256i steps;
-
-    explicit Order(const Trellis& m) : within(_mm512_loadu_si512(m.within)) {
-        // the first of the two words of each pair says where it is
-        steps = _mm256_srli_epi16(_mm512_cvtepi32_epi16(within), 1);
-    }
-
-    TwoRows two_rows(const uint16_t* states) const {
-        const __m512i ordered = _mm512_permutexvar_epi16(within, _mm512_loadu_si512(states));
-        return {{(U32)_mm512_cvtepu16_epi32(_mm512_castsi512_si256(ordered)), (U32)_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(ordered, 1))}};
-    }
-    U32 two_halves(const uint16_t* states) const {
-        return (U32)_mm512_cvtepu16_epi32(_mm256_permutexvar_epi16(steps, _mm256_loadu_si256((const __m256i*)states)));
-    }
-};
-
-static inline F32 pairs(const float* table, U32 index, U32 turned, int half) {
-    const auto eight = [half](U32 v) { return half ? _mm512_extracti64x4_epi64((__m512i)v, 1) : _mm512_castsi512_si256((__m512i)v); };
-    return (F32)_mm512_xor_si512(_mm512_i32gather_epi64(eight(index), table, 8), _mm512_cvtepu32_epi64(eight(turned)));
-}
-
-#define QF_UNPACKS
 // Which bytes a quadword takes, and at which of its bits each of its eight codes of up to 8 bits starts.
 struct Spread {
     alignas(64) uint8_t bytes[64] = {}, bits[64] = {};
@@ -74,6 +46,43 @@ static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
     } else {
         unpack_words<WIDTH>(codes, steps, to);
     }
+}
+
+typedef H32 Words;
+template <int N>
+static inline Words words_before(Words previous, Words here) {
+    if constexpr (N % 2 == 0) return (Words)_mm512_alignr_epi32((__m512i)here, (__m512i)previous, 16 - N / 2);
+    const __m512i last = _mm512_alignr_epi32((__m512i)here, (__m512i)previous, 15);
+    return (Words)_mm512_or_si512(_mm512_slli_epi32((__m512i)here, 16), _mm512_srli_epi32(last, 16));
+}
+
+#include "trellis_words-inl.h"
+
+struct TwoRows {
+    U32 of[2];
+};
+
+struct Order {
+    __m512i within;
+    __m256i steps;
+
+    explicit Order(const Trellis& m) : within(_mm512_loadu_si512(m.within)) {
+        // the first of the two words of each pair says where it is
+        steps = _mm256_srli_epi16(_mm512_cvtepi32_epi16(within), 1);
+    }
+
+    TwoRows two_rows(const uint16_t* states) const {
+        const __m512i ordered = _mm512_permutexvar_epi16(within, _mm512_loadu_si512(states));
+        return {{(U32)_mm512_cvtepu16_epi32(_mm512_castsi512_si256(ordered)), (U32)_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(ordered, 1))}};
+    }
+    U32 two_halves(const uint16_t* states) const {
+        return (U32)_mm512_cvtepu16_epi32(_mm256_permutexvar_epi16(steps, _mm256_loadu_si256((const __m256i*)states)));
+    }
+};
+
+static inline void store_pairs(const float* table, U32 index, U32 turned, int half, float* to) {
+    const auto eight = [half](U32 v) { return half ? _mm512_extracti64x4_epi64((__m512i)v, 1) : _mm512_castsi512_si256((__m512i)v); };
+    _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_i32gather_epi64(eight(index), table, 8), _mm512_cvtepu32_epi64(eight(turned))));
 }
 
 #include "trellis-inl.h"

@@ -6,6 +6,15 @@ namespace trellis_in_generic {
 
 #include "trellis_unpack-inl.h"
 
+// A state is the one before it and a code.
+template <int WIDTH>
+static void states(const uint8_t* codes, size_t steps, uint16_t* words) {
+    unpack_words<WIDTH>(codes, steps, words);
+    uint32_t state = 0;
+    for (size_t i = steps - kStateBits; i < steps; i++) state = state << WIDTH | words[i];
+    for (size_t i = 0; i < steps; i++) words[i] = (uint16_t)(state = state << WIDTH | words[i]);
+}
+
 struct TwoRows {
     U32 of[2];
 };
