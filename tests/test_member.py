@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qformat
-from qformat.codings.grammar import Dense
+from qformat.codings.grammar import Coding, Dense, Lattice, Split, Trellis
 from qformat.converters.methods import quantize
 from qformat.errors import UnsupportedError
 from qformat.member import Member
 from qformat.schemes import Scheme
 from qformat.transforms import Hadamard
 from tests.one_tensor import saved
+from tests.strategies import arrays_for
 
 # Panels, planes, nested scales, a sparse correction, transforms of both sides, and layouts that only decoding reads.
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -107,3 +108,26 @@ def test_what_is_no_stack_is_refused(tmp_path: Path) -> None:
     arrays = {"values": np.zeros((32, 32), np.float32), "output_transforms.0.signs": np.ones(32, np.int8)}
     with pytest.raises(UnsupportedError, match="not a stack"):
         Member(saved(tmp_path / "mixing.qf", mixing, (2, 16, 32), arrays), 0)
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        Lattice(lattices=("e8p", "e81b")),
+        Trellis(bits=3, function="mcg", order="exl3"),
+        Split(columns=(32, 16), parts=(Trellis(bits=2, function="1mad"), Lattice(lattices=("e8p",)))),
+    ],
+)
+@pytest.mark.parametrize("high", [16, 32, 20])
+def test_members_of_what_is_decoded_in_strips(tmp_path: Path, coding: Coding, high: int) -> None:
+    """By the kernels where they start with a tile, as their definition says where they do not."""
+    shape = (3, high, 48)
+    whole = saved(tmp_path / "w.qf", Scheme(coding=coding), shape, arrays_for(coding, (3 * high, 48), 0))
+    x, weight = np.random.default_rng(0).standard_normal((2, 48)).astype(np.float32), whole.decode()
+    for number in range(3):
+        member = Member(whole, number)
+        np.testing.assert_array_equal(member.decode(), weight[number])
+        np.testing.assert_array_equal(member.decode(rows=[3, 11]), weight[number][[3, 11]])
+        native = member.product.operand.native is not None
+        assert native == (isinstance(coding, Lattice) or number * high % 16 == 0)
+        np.testing.assert_allclose(member.matvec(x), x @ weight[number].T, rtol=1e-5, atol=1e-5)

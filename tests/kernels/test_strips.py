@@ -130,6 +130,8 @@ def test_products_of_some_rows_are_those_of_all(kernel: str, coded: Coded, cut: 
     else:
         np.testing.assert_array_equal(some.matvec(x, "exact", kernel), y[:, top:bottom])
         np.testing.assert_array_equal(some.matvec(x[1:2], "exact", kernel), y[1:2, top:bottom])
+        many = some.matvec(np.tile(x, (45, 1)), "exact", kernel)  # more than share what is decoded
+        np.testing.assert_array_equal(many, np.tile(y[:, top:bottom], (45, 1)))
 
 
 @given(coded=matrices(), seed=st.integers(0, 99))

@@ -8,6 +8,7 @@
 namespace qformat {
 namespace {
 
+constexpr size_t kMost = 64;                 // rows of x that share what is decoded, and of which each thread keeps sums
 constexpr size_t kEnough = size_t{1} << 14;  // weights that are worth handing to a thread
 
 const StripKernels& kernels_of(const std::string& isa) {
@@ -21,12 +22,12 @@ void each_piece(const Strips& m, Isa isa, size_t first, size_t last, const Use& 
     const size_t high = m.piece_rows(), wide = m.piece_inputs(), stride = (wide + 15) / 16 * 16;
     room.resize(std::max(room.size(), high * stride / 16));
     float* const weights = reinterpret_cast<float*>(room.data());
-    for (size_t top = first / high * high; top < last; top += high) {
-        const size_t bottom = std::min(top + high, m.rows);
+    for (size_t from = first, until; from < last; from = until) {
+        until = std::min((from / high + 1) * high, last);
+        const size_t top = from / m.height * m.height, bottom = std::min((until + m.height - 1) / m.height * m.height, m.rows);
         for (size_t left = 0; left < m.inputs; left += wide) {
             const Rectangle r{top, bottom, left, std::min(left + wide, m.inputs)};
             m.decode[static_cast<int>(isa)](m.coded, r, weights, stride);
-            const size_t from = std::max(top, first), until = std::min(bottom, last);
             use(Piece{weights + (from - top) * stride, until - from, r.right - left, stride}, from, left);
         }
     }
@@ -38,24 +39,19 @@ struct Inputs {
     size_t stride;
 };
 
-Inputs in_lines(Rows x, std::vector<Line>& room) {
-    const size_t inputs = x.shape(1), lines = (inputs + 15) / 16 + 1;
-    room.resize(std::max(room.size(), x.shape(0) * lines));
-    for (size_t row = 0; row < x.shape(0); row++) std::memcpy(room.data() + row * lines, x.data() + row * inputs, 4 * inputs);
+Inputs in_lines(const float* x, size_t rows, size_t inputs, std::vector<Line>& room) {
+    const size_t lines = (inputs + 15) / 16 + 1;
+    room.resize(std::max(room.size(), rows * lines));
+    for (size_t row = 0; row < rows; row++) std::memcpy(room.data() + row * lines, x + row * inputs, 4 * inputs);
     return {reinterpret_cast<const float*>(room.data()), 16 * lines};
 }
 
 size_t grain_of(const Strips& m) { return std::max<size_t>(1, kEnough / (m.piece_rows() * m.inputs)); }
 
-void matvec(const std::string& isa, const StripMatrix& matrix, Rows x, Out out) {
-    const StripKernels& kernels = kernels_of(isa);
-    const Strips& m = matrix.view;
-    const size_t batch = x.shape(0);
-    require(x.shape(1) == m.inputs && out.shape(1) == m.rows && out.shape(0) == batch, "x or out has another shape");
+// Up to kMost rows of x.
+void matvec_rows(const StripKernels& kernels, const Strips& m, const float* x, size_t batch, float* y) {
     thread_local std::vector<Line> room;
-    const Inputs from = in_lines(x, room);
-    float* y = out.data();
-    nb::gil_scoped_release release;
+    const Inputs from = in_lines(x, batch, m.inputs, room);
     pool::run(m.pieces_down(), grain_of(m), [&](size_t first, size_t last) {
         thread_local std::vector<Line> sums;
         sums.resize(std::max(sums.size(), m.piece_rows() * batch));
@@ -64,6 +60,18 @@ void matvec(const std::string& isa, const StripMatrix& matrix, Rows x, Out out) 
             if (left + piece.inputs == m.inputs) kernels.finish(sums.data(), piece.rows, batch, y + row, m.rows);
         });
     });
+}
+
+void matvec(const std::string& isa, const StripMatrix& matrix, Rows x, Out out) {
+    const StripKernels& kernels = kernels_of(isa);
+    const Strips& m = matrix.view;
+    const size_t batch = x.shape(0);
+    require(x.shape(1) == m.inputs && out.shape(1) == m.rows && out.shape(0) == batch, "x or out has another shape");
+    const float* from = x.data();
+    float* y = out.data();
+    nb::gil_scoped_release release;
+    for (size_t row = 0; row < batch; row += kMost)
+        matvec_rows(kernels, m, from + row * m.inputs, std::min(kMost, batch - row), y + row * m.rows);
 }
 
 void decode(const std::string& isa, const StripMatrix& matrix, size_t first, size_t last, int dtype, OutBytes out) {
