@@ -158,20 +158,8 @@ def plain_codings(
 
 
 @st.composite
-def plain_matrices(draw: st.DrawFn, finite: bool = False) -> Coded:
-    """A matrix of plain codes with weights, of rows that are shorter and longer than what kernels decode at a time.
-
-    `finite`: without infinities and NaN.
-    """
-    long = st.tuples(st.integers(1, 9), st.sampled_from([1000, 1024, 1025, 2100]))
-    shape = draw(st.one_of(any_shapes().filter(all), long))
-    coding = draw(plain_codings(shape, nested=finite))
-    return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
-
-
-@st.composite
-def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
-    """An additive coding and a shape that it fits."""
+def additive_codings(draw: st.DrawFn, layout: str | None = None) -> tuple[Coding, tuple[int, int]]:
+    """An additive coding and a shape that it fits, in one layout or any."""
     high, wide = draw(st.integers(1, 4)), draw(st.integers(1, 9))
     shape = (draw(st.one_of(st.integers(0, 20), st.just(150))), wide * draw(st.integers(0, 9)))
     scales = draw(st.one_of(st.none(), numbers(shape, 0)))
@@ -183,9 +171,23 @@ def additive_codings(draw: st.DrawFn) -> tuple[Coding, tuple[int, int]]:
         codebooks=Dense(dtype=draw(st.sampled_from(FLOATS))),
         group=draw(st.sampled_from([Block(rows=high), Block(), Block(rows=1, columns=wide)])),
         scales=scales,
-        layout=draw(st.sampled_from(["plain", "panel"])),
+        layout=layout or draw(st.sampled_from(["plain", "panel"])),
     )
     return coding, shape
+
+
+@st.composite
+def plain_matrices(draw: st.DrawFn, finite: bool = False) -> Coded:
+    """A matrix of plain codes with weights, of rows that are shorter and longer than what kernels decode at a time.
+
+    `finite`: without infinities and NaN.
+    """
+    long = st.tuples(st.integers(1, 9), st.sampled_from([1000, 1024, 1025, 2100]))
+    shape = draw(st.one_of(any_shapes().filter(all), long))
+    coding: Coding = draw(plain_codings(shape, nested=finite))
+    if draw(st.integers(0, 3)) == 0:
+        coding, shape = draw(additive_codings("plain").filter(lambda found: all(found[1])))
+    return Coded(coding, shape, any_arrays(coding, shape, draw(st.integers(0, 2**32 - 1))))
 
 
 @st.composite

@@ -109,3 +109,21 @@ def plain(
     offset: float,
     normal: bool,
 ) -> Strips: ...
+def sums(
+    rows: int,
+    inputs: int,
+    codes: NDArray[Any],
+    skip: int,
+    bits: int,
+    count: int,
+    block_rows: int,
+    wide: int,
+    books: NDArray[Any],
+    spread: int,
+    size: int,
+    high: int,
+    first: int,
+    groups: NDArray[Any] | None,
+    scales: NDArray[Any] | None,
+    normal: bool,
+) -> Strips: ...

@@ -113,11 +113,11 @@ def decode_rows(
     kind = float_type(out.dtype)
     if 0 in shape or kernel == "reference" or kind is None or not rows:
         return False
-    if isinstance(coding, Additive):
-        return additive.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
-    geometry = codings.panels(coding, shape)
+    geometry = codings.geometry(coding, shape)
     if geometry is None:
         return strips.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
+    if isinstance(coding, Additive):
+        return additive.decode_rows(coding, shape, arrays, read, rows, kind, out, kernel)
     first, last = rows.start // panel.ROWS, -(-rows.stop // panel.ROWS)
     held = range(first * panel.ROWS, min(last * panel.ROWS, shape[0]))
     assert isinstance(coding, Affine | Lookup)

@@ -1,4 +1,4 @@
-"""Affine and lookup codes in the plain layout, in the form that the native kernels take; and values of a byte as codes.
+"""Affine, lookup and additive codes in the plain layout, in the form that native kernels take; and bytes as codes.
 
 Codes are read in place. The numbers of groups are decoded to float32, of the groups that the rows meet and no others.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qformat import codings
 from qformat.codings import groups, tables
 from qformat.codings.bits import stream_bytes
-from qformat.codings.grammar import Affine, Block, Comb, Dense, Flat, Grouping, Lookup, Map
+from qformat.codings.grammar import Additive, Affine, Block, Comb, Dense, Flat, Grouping, Lookup, Map
 from qformat.codings.parts import Arrays, Window, cut, whole
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
@@ -31,6 +31,9 @@ _BLOCKS, _FLAT, _COMB, _MAP = range(4)
 # Numbers of groups that are worth decoding ahead: a share of the weights, or few.
 _SHARE, _FEW = 8, 1 << 20
 
+# Floats behind books that may be read.
+_BEYOND = 15
+
 # What changes no weight that it is added to, zeros included.
 _NOTHING = -0.0
 
@@ -45,12 +48,12 @@ class _Spread(NamedTuple):
 
 
 def view(
-    coding: Affine | Lookup | Dense, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range
+    coding: Affine | Lookup | Additive | Dense, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range
 ) -> _native.Strips | None:
     """The native view of `rows`, not empty, over arrays that have been checked.
 
-    None for dense values of more than a byte, and for groups so small that their numbers would take more memory than
-    the codes do.
+    None for dense values of more than a byte, for rows that start within a block of additive codes, and for groups so
+    small that their numbers would take more memory than the codes do.
 
     Raises:
         InvalidFileError: a scale, zero or offset that is used is not finite.
@@ -61,13 +64,20 @@ def view(
     covered = groups.window(coding.group, shape, window)
     if np.prod(covered.shape, dtype=object) > max(len(rows) * shape[1] // _SHARE, _FEW):
         return None
-
-    def numbers(name: str) -> Floats | None:
-        return codings.decode_shared(coding, shape, arrays, name, window) if getattr(coding, name, None) else None
-
-    scales, zeros, offsets, offset = (numbers(name) for name in ("scales", "zeros", "offsets", "offset"))
+    numbers = {
+        name: codings.decode_shared(coding, shape, arrays, name, window)
+        for name in ("scales", "zeros", "offsets", "offset")
+        if getattr(coding, name, None) is not None
+    }
+    spread = {
+        **_spread(coding.group, shape, rows, covered)._asdict(),
+        "groups": whole(arrays["groups"]) if isinstance(coding.group, Map) else None,
+        "scales": numbers.get("scales"),
+    }
+    normal = all(are_normal(array) for array in numbers.values())
+    if isinstance(coding, Additive):
+        return _sums(coding, shape, arrays, read, rows, spread, normal)
     table = _table(coding, arrays, rows) if isinstance(coding, Lookup) else None
-    finite = table[np.isfinite(table)] if table is not None else None
     codes, skip = _codes(coding.bits, rows.start * shape[1], rows.stop * shape[1], read)
     return _native.plain(
         rows=len(rows),
@@ -77,13 +87,44 @@ def view(
         bits=coding.bits,
         bias=float(2 ** (coding.bits - 1)) if isinstance(coding, Affine) and coding.signed else 0.0,
         table=table,
-        **_spread(coding.group, shape, rows, covered)._asdict(),
-        groups=whole(arrays["groups"]) if isinstance(coding.group, Map) else None,
-        scales=scales,
-        minus=zeros,
-        plus=offsets,
-        offset=_NOTHING if offset is None else float(offset[0, 0]),
-        normal=all(are_normal(array) for array in (scales, zeros, offsets, offset, finite) if array is not None),
+        **spread,
+        minus=numbers.get("zeros"),
+        plus=numbers.get("offsets"),
+        offset=float(numbers["offset"][0, 0]) if "offset" in numbers else _NOTHING,
+        normal=normal and (table is None or are_normal(table[np.isfinite(table)])),
+    )
+
+
+def _sums(
+    coding: Additive,
+    shape: tuple[int, int],
+    arrays: Arrays,
+    read: Read,
+    rows: range,
+    spread: dict[str, Any],
+    normal: bool,
+) -> _native.Strips | None:
+    """`view` of additive codes; `normal`: their scales are."""
+    if rows.start % coding.out_group:
+        return None
+    across = shape[1] // coding.in_group * coding.books
+    first, last = rows.start // coding.out_group, -(-rows.stop // coding.out_group)
+    codes, skip = _codes(coding.bits, first * across, last * across, read)
+    entries = whole(arrays["codebooks"])
+    books = np.zeros(entries.size + _BEYOND, np.float32)
+    books[: entries.size] = entries.reshape(-1)
+    return _native.sums(
+        rows=len(rows),
+        inputs=shape[1],
+        codes=codes,
+        skip=skip,
+        bits=coding.bits,
+        count=coding.books,
+        block_rows=coding.out_group,
+        wide=coding.in_group,
+        books=books,
+        **spread,
+        normal=normal and are_normal(books),
     )
 
 

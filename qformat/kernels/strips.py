@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import lcm
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qformat import codings
-from qformat.codings.grammar import Affine, Coding, Dense, Lattice, Lookup, Split, Trellis
+from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lattice, Lookup, Split, Trellis
 from qformat.codings.parts import Arrays, within
 from qformat.codings.trellis import SIDE
 from qformat.kernels import _native, lattice, plain, trellis
@@ -32,7 +33,7 @@ def view(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, row
         return trellis.view(coding, shape, arrays, read, rows)
     if isinstance(coding, Split):
         return _split(coding, shape, arrays, read, rows)
-    if isinstance(coding, Affine | Lookup | Dense):
+    if isinstance(coding, Affine | Lookup | Additive | Dense):
         return plain.view(coding, shape, arrays, read, rows)
     return None
 
@@ -57,7 +58,9 @@ def _split(coding: Split, shape: tuple[int, int], arrays: Arrays, read: Read, ro
 def _height(coding: Coding) -> int:
     """Rows that are decoded together."""
     if isinstance(coding, Split):
-        return max(_height(part) for part in coding.parts)
+        return lcm(*(_height(part) for part in coding.parts))
+    if isinstance(coding, Additive):
+        return coding.out_group
     return SIDE if isinstance(coding, Trellis) else 1
 
 

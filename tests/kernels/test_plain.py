@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qformat import codings
-from qformat.codings.grammar import Affine, Block, Coding, Comb, Dense, Flat, Lookup, Map, Split
+from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Lookup, Map, Split
 from qformat.dtypes import numpy_dtype
 from qformat.errors import InvalidFileError
 from qformat.kernels import _native
@@ -83,6 +83,23 @@ def test_values_of_a_byte_are_multiplied(kernel: str, stored: str) -> None:
     assert (np.abs(y - x.astype(np.float64) @ weight.T) <= rounding(np.abs(weight), x.astype(np.float64))).all()
 
 
+@pytest.mark.parametrize("kernel", NATIVE)
+@pytest.mark.parametrize(
+    ("books", "bits", "wide", "high", "shape"),
+    [(2, 12, 8, 1, (5, 2400)), (1, 3, 700, 2, (5, 2100)), (3, 16, 1, 1, (3, 1025)), (1, 2, 1024, 4, (9, 3072))],
+)
+@pytest.mark.parametrize("group", [Block(), Flat(size=33), Comb(size=3), Map(count=5)])
+def test_additive_codes_in_rows_of_several_pieces(
+    kernel: str, books: int, bits: int, wide: int, high: int, shape: tuple[int, int], group: Any
+) -> None:
+    coding = Additive(
+        books=books, bits=bits, in_group=wide, out_group=high, group=group, scales=dense("float16"), layout="plain"
+    )
+    coded = Coded(coding, shape, any_arrays(coding, shape, 4))
+    for rows in (range(shape[0]), range(1, 3)):
+        assert_same(decoded(coded, rows, "bfloat16", kernel), expected(coded, rows, "bfloat16"))
+
+
 def dense(dtype: str) -> Dense:
     return Dense(dtype=dtype)
 
@@ -143,7 +160,7 @@ MAP = {"spread": 3, "size": 3, "scales": np.ones(12, np.float32), "minus": None,
     [
         ({"codes": np.zeros(30, np.uint8)}, "codes are longer"),
         ({"rows": 5}, "codes are longer"),
-        ({"skip": 8}, "bits out of range"),
+        ({"skip": 8}, "skipped"),
         ({"bits": 9}, "bits out of range"),
         ({"rows": 0}, "empty"),
         ({"rows": 1 << 60}, "too large"),
@@ -166,7 +183,40 @@ def test_views_are_checked(changes: dict[str, Any], message: str) -> None:
         view(**changes)
 
 
+def sums(**changes: Any) -> _native.Strips:
+    """A view of 5 × 12 weights in blocks of 2 × 4, two codes of 3 bits each, skipping 2."""
+    given: dict[str, Any] = {
+        "rows": 5, "inputs": 12, "codes": np.zeros(8, np.uint8), "skip": 2, "bits": 3, "count": 2, "block_rows": 2,
+        "wide": 4, "books": np.ones(2 * 8 * 8 + 15, np.float32), "spread": 0, "size": 12, "high": 1, "first": 0,
+        "groups": None, "scales": np.ones(5, np.float32), "normal": False,
+    }  # fmt: skip
+    return _native.sums(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": np.zeros(7, np.uint8)}, "codes are longer"),
+        ({"rows": 7}, "codes are longer"),
+        ({"skip": 8}, "skipped"),
+        ({"bits": 17}, "bits out of range"),
+        ({"count": 65}, "books or blocks out of range"),
+        ({"block_rows": 1 << 60}, "books or blocks out of range"),
+        ({"wide": 5}, "blocks do not fill"),
+        ({"rows": 0}, "empty"),
+        ({"rows": 1 << 46, "block_rows": 1, "wide": 1}, "too large"),
+        ({"books": np.ones(2 * 8 * 8 + 14, np.float32)}, "books have another shape"),
+        ({"scales": np.ones(4, np.float32)}, "scales have another shape"),
+        ({"size": 0}, "groups out of range"),
+    ],
+)
+def test_views_of_sums_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sums(**changes)
+
+
 def test_whole_views_are_allowed() -> None:
+    assert isinstance(sums(), _native.Strips)
     assert isinstance(view(), _native.Strips)
     assert isinstance(view(**MAP | {"groups": np.full(20, 2, np.uint32)}), _native.Strips)
 

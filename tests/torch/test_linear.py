@@ -93,7 +93,8 @@ SPEC_VECTORS = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
         ("split", "exl2", True),
         ("lattice", "quip.3", True),
         ("rotations", "paroquant", True),
-        ("formats", "aqlm", False),
+        ("formats", "aqlm", True),
+        ("additive-panels", "1x10", False),
     ],
 )
 @pytest.mark.parametrize("batch", [1, EIGHT + 1, SMALL + 1])

@@ -1,10 +1,10 @@
-// Decoding of affine and lookup codes in the plain layout, over the vocabulary of one instruction set. Included inside its
-// namespace.
+// Decoding of affine, lookup and additive codes in the plain layout, over the vocabulary of one instruction set. Included inside
+// its namespace.
 //
 // A row is decoded in chunks: its codes become bytes, bytes become what the coding starts from, and that is finished with the
 // numbers of the groups: those of a run of weights in every lane, or those of single weights one by one.
 
-constexpr size_t kChunk = 1024;  // weights
+constexpr size_t kChunk = 1024;  // weights; of additive codes, whose blocks are not cut, up to kMostWide
 
 typedef uint64_t U64 __attribute__((vector_size(64)));
 
@@ -53,14 +53,15 @@ static inline void unpack_some(const uint8_t* p, size_t left, size_t count, uint
 
 struct Scratch {
     alignas(64) uint8_t codes[kChunk + 128];
-    alignas(64) float starts[kChunk + 64];
-    alignas(64) float scales[kChunk], minus[kChunk], plus[kChunk];
+    alignas(64) float starts[kMostWide + 64];
+    alignas(64) float scales[kMostWide], minus[kMostWide], plus[kMostWide];
 };
 
-// Codes [first, first + count) of the stream, one a byte, and what `unpack_some` makes of those up to the next multiple of 16;
+// `count` codes of a row from column `begin` on, one a byte, and what `unpack_some` makes of those up to the next multiple of 16;
 // up to the next multiple of 64 there are bytes.
-static const uint8_t* unpack(const Plain& m, size_t first, size_t count, Scratch& scratch) {
-    const size_t before = first % 8, at = first / 8 * (size_t)m.bits, left = m.nbytes - at, padded = before + (count + 15) / 16 * 16;
+static const uint8_t* unpack(const Plain& m, size_t row, size_t begin, size_t count, Scratch& scratch) {
+    const size_t first = m.skip + row * m.inputs + begin, before = first % 8, padded = before + (count + 15) / 16 * 16;
+    const size_t at = first / 8 * (size_t)m.bits, left = m.nbytes - at;
     const uint8_t* p = m.codes + at;
     switch (m.bits) {
         case 1: unpack_some<1>(p, left, padded, scratch.codes); break;
@@ -77,21 +78,24 @@ static const uint8_t* unpack(const Plain& m, size_t first, size_t count, Scratch
 
 // -- what weights start from ------------------------------------------------------------------------------------------
 
-// Each is told when a row begins and when codes have been unpacked, and then gives what 16 of them start from.
+// Each is told of `count` weights of a row, from column `begin` on, and then gives what 16 of them start from.
 struct Number {
+    const Plain& m;
     const uint8_t* codes = nullptr;
-    void row(const Plain&, size_t) {}
-    void open(const Plain&, const uint8_t* unpacked, size_t, Scratch&) { codes = unpacked; }
-    F32 operator()(const Plain& m, size_t i) const { return to_float(widen(codes + i)) - splat(m.bias); }
+    void open(size_t row, size_t begin, size_t count, Scratch& scratch) { codes = unpack(m, row, begin, count, scratch); }
+    F32 operator()(size_t i) const { return to_float(widen(codes + i)) - splat(m.bias); }
 };
 
 // Tables of up to 16 entries are one register.
 struct Entry {
+    const Plain& m;
     F32 table = {};
     const uint8_t* codes = nullptr;
-    void row(const Plain& m, size_t row) { __builtin_memcpy(&table, m.table + row * m.table_step, sizeof(float) << m.bits); }
-    void open(const Plain&, const uint8_t* unpacked, size_t, Scratch&) { codes = unpacked; }
-    F32 operator()(const Plain&, size_t i) const { return lut16(table, widen(codes + i)); }
+    void open(size_t row, size_t begin, size_t count, Scratch& scratch) {
+        codes = unpack(m, row, begin, count, scratch);
+        __builtin_memcpy(&table, m.table + row * m.table_step, sizeof(float) << m.bits);
+    }
+    F32 operator()(size_t i) const { return lut16(table, widen(codes + i)); }
 };
 
 #if !defined(QF_HAS_LARGE_TABLE)
@@ -105,18 +109,48 @@ struct LargeTable {
 #endif
 
 struct LargeEntry {
-    LargeTable table;
+    const Plain& m;
+    LargeTable table = {};
     const float *set = nullptr, *starts = nullptr;
-    void row(const Plain& m, size_t row) {
+    void open(size_t row, size_t begin, size_t count, Scratch& scratch) {
         const float* its = m.table + row * m.table_step;
         if (its != set) table.set(its, 1 << m.bits);
-        set = its;
+        set = its, starts = scratch.starts;
+        table.look_up(unpack(m, row, begin, count, scratch), count, scratch.starts);
     }
-    void open(const Plain&, const uint8_t* unpacked, size_t count, Scratch& scratch) {
-        table.look_up(unpacked, count, scratch.starts);
+    F32 operator()(size_t i) const { return load_float(starts + i); }
+};
+
+// One row of blocks that are sums of an entry of each book.
+struct Sum {
+    const Sums& m;
+    const float* starts = nullptr;
+    size_t code(size_t number) const {
+        const size_t bit = number * (size_t)m.bits, left = m.nbytes - bit / 8;
+        uint32_t word = 0;
+        if (left >= 4) {
+            __builtin_memcpy(&word, m.codes + bit / 8, 4);
+        } else {
+            __builtin_memcpy(&word, m.codes + bit / 8, left);
+        }
+        return (word >> bit % 8) & ((1u << m.bits) - 1);
+    }
+    void open(size_t row, size_t begin, size_t count, Scratch& scratch) {
         starts = scratch.starts;
+        size_t number = m.skip + (row / m.block_rows * (m.inputs / m.wide) + begin / m.wide) * m.count;
+        for (float *to = scratch.starts, *end = to + count; to < end; to += m.wide) {
+            const float* entries[kMostBooks];
+            for (size_t book = 0; book < m.count; book++)
+                entries[book] = m.books + (((book << m.bits) + code(number++)) * m.block_rows + row % m.block_rows) * m.wide;
+            // what is written beyond the block is written again, or nobody's
+            for (size_t i = 0; i < m.wide; i += 16) {
+                F32 v = load_float(entries[0] + i);
+                for (size_t book = 1; book < m.count; book++) v = v + load_float(entries[book] + i);
+                store_float(to + i, v);
+            }
+        }
     }
-    F32 operator()(const Plain&, size_t i) const { return load_float(starts + i); }
+    F32 operator()(size_t i) const { return load_float(starts + i); }
 };
 
 // -- weights ----------------------------------------------------------------------------------------------------------
@@ -137,7 +171,7 @@ static inline void runs(const Plain& m, const Start& start, size_t group, size_t
         const size_t stop = i + std::min(m.group.size - at, count - i);
         const F32 scale = splat(m.scales ? m.scales[group] : 1.0f), minus = splat(m.minus ? m.minus[group] : 0.0f);
         const F32 plus = splat(m.plus ? m.plus[group] : m.offset);
-        for (; i < stop; i += 16) put(out + i, scale * (start(m, i) - minus) + plus, stop - i, end);
+        for (; i < stop; i += 16) put(out + i, scale * (start(i) - minus) + plus, stop - i, end);
         i = stop;
     }
 }
@@ -172,7 +206,7 @@ static inline void singly(const Plain& m, const Start& start, const Find& find, 
     const float* minus = m.minus ? find(m.minus, scratch.minus) : nullptr;
     const float* plus = m.plus ? find(m.plus, scratch.plus) : nullptr;
     for (size_t i = 0; i < count; i += 16) {
-        F32 v = start(m, i);
+        F32 v = start(i);
         if (minus) v = v - load_float(minus + i);
         if (scales) v = load_float(scales + i) * v;
         put(out + i, v + (plus ? load_float(plus + i) : splat(m.offset)), count - i, end);
@@ -184,7 +218,7 @@ template <class Start>
 static inline void chunk(const Plain& m, Start& start, size_t row, size_t begin, size_t count, Scratch& scratch, float* out,
                          const float* end) {
     const Grouping& g = m.group;
-    start.open(m, unpack(m, m.skip + row * m.inputs + begin, count, scratch), count, scratch);
+    start.open(row, begin, count, scratch);
     const auto each = [&](const auto& find) { singly(m, start, find, scratch, count, out, end); };
     const size_t at = g.first + row * m.inputs + begin;
     switch (g.spread) {
@@ -196,19 +230,23 @@ static inline void chunk(const Plain& m, Start& start, size_t row, size_t begin,
     }
 }
 
-template <class Start>
-static void rows(const Plain& m, const Rectangle& r, float* out, size_t stride) {
+// Chunks are of `step` weights.
+template <class Start, class View>
+static void rows(const View& m, size_t step, const Rectangle& r, float* out, size_t stride) {
     Scratch scratch;
-    Start start;
-    for (size_t row = r.first; row < r.last; row++, out += stride) {
-        start.row(m, row);
-        for (size_t begin = r.left; begin < r.right; begin += kChunk)
-            chunk(m, start, row, begin, std::min(kChunk, r.right - begin), scratch, out + begin - r.left, out + r.right - r.left);
-    }
+    Start start{m};
+    for (size_t row = r.first; row < r.last; row++, out += stride)
+        for (size_t begin = r.left; begin < r.right; begin += step)
+            chunk(m, start, row, begin, std::min(step, r.right - begin), scratch, out + begin - r.left, out + r.right - r.left);
 }
 
 static void decode(const void* coded, const Rectangle& r, float* out, size_t stride) {
     const Plain& m = *(const Plain*)coded;
-    if (!m.table) return rows<Number>(m, r, out, stride);
-    m.bits <= 4 ? rows<Entry>(m, r, out, stride) : rows<LargeEntry>(m, r, out, stride);
+    if (!m.table) return rows<Number>(m, kChunk, r, out, stride);
+    m.bits <= 4 ? rows<Entry>(m, kChunk, r, out, stride) : rows<LargeEntry>(m, kChunk, r, out, stride);
+}
+
+static void decode_sums(const void* coded, const Rectangle& r, float* out, size_t stride) {
+    const Sums& m = *(const Sums*)coded;
+    rows<Sum>(m, std::max<size_t>(1, kChunk / m.wide) * m.wide, r, out, stride);
 }

@@ -1,5 +1,5 @@
-// What every instruction set offers for affine and lookup codes in the plain layout: decoding. Codes are one stream, least
-// significant bit first, in which rows follow each other without a gap; any grouping is possible (spec/codings/groups.md).
+// What every instruction set offers for affine, lookup and additive codes in the plain layout: decoding. Codes are one stream,
+// least significant bit first, in which rows follow each other without a gap; any grouping is possible (spec/codings/groups.md).
 #pragma once
 
 #include "strips.h"
@@ -36,8 +36,19 @@ struct Plain {
     float offset;                        // what is added to every weight; where there is `plus`, nothing else is
 };
 
+constexpr size_t kMostBooks = 64, kMostWide = 4096;
+
+// Additive codes: those of a block of block_rows × wide weights follow each other, one for each book.
+struct Sums : Plain {
+    size_t count, block_rows, wide;
+    const float* books;  // (count, 2^bits, block_rows, wide), and 15 floats that may be read
+};
+
 void plain_generic(const void*, const Rectangle&, float*, size_t);
+void sums_generic(const void*, const Rectangle&, float*, size_t);
 void plain_avx2(const void*, const Rectangle&, float*, size_t);
+void sums_avx2(const void*, const Rectangle&, float*, size_t);
 void plain_avx512(const void*, const Rectangle&, float*, size_t);
+void sums_avx512(const void*, const Rectangle&, float*, size_t);
 
 }  // namespace qformat

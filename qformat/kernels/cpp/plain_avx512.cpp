@@ -101,5 +101,6 @@ static inline const float* picked(const float* numbers, size_t size, const uint3
 }  // namespace plain_in_avx512
 
 void plain_avx512(const void* coded, const Rectangle& r, float* out, size_t stride) { plain_in_avx512::decode(coded, r, out, stride); }
+void sums_avx512(const void* coded, const Rectangle& r, float* out, size_t stride) { plain_in_avx512::decode_sums(coded, r, out, stride); }
 
 }  // namespace qformat
