@@ -9,12 +9,12 @@ import machine
 import ml_dtypes
 import numpy as np
 from machine import Bytes
-from subjects import NF4, FromFile, Shape, Subject, additive, affine, copies
+from subjects import NF4, STRIPS, FromFile, Shape, Subject, additive, affine, copies
 
 # Memory that is written in rotation: more than the caches hold.
 WRITTEN = 256 << 20
 
-CODINGS = {"affine 4 g128": affine(4, 128), "nf4 g64": NF4, "additive 2x8 g8": additive(2, 8, 8)}
+CODINGS = {"affine 4 g128": affine(4, 128), "nf4 g64": NF4, "additive 2x8 g8": additive(2, 8, 8), **STRIPS}
 
 
 class _Writes(Subject):

@@ -18,7 +18,7 @@ from pathlib import Path
 import rounds
 from peers import SUBJECTS
 from plot import plot
-from subjects import OURS
+from subjects import OURS, STRIPS
 
 SHAPES = ("4096x4096", "14336x4096", "4096x14336")
 
@@ -34,12 +34,16 @@ PIECES: dict[str, list[str]] = {
     "two": ["affine 2 g128", "affine 2 g64", "llama.cpp q2_K", "llama.cpp q2_K repacked", "onnxruntime 2 bits"],
     "additive": ["additive 2x8 g8", "additive 4x4 g8", "additive 8x4 g16", "llama.cpp iq2_xxs", "aqlm 2x8"],
     "one book": ["additive 1x16 g8", "aqlm 1x16"],
+    "strips": list(STRIPS),
 }  # fmt: skip
+
+# Without peers, and slower than memory: measured where they are asked for.
+ALONE = ("strips",)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--piece", nargs="+", choices=PIECES, default=list(PIECES))
+    parser.add_argument("--piece", nargs="+", choices=PIECES, default=[piece for piece in PIECES if piece not in ALONE])
     parser.add_argument("--shape", nargs="+", default=list(SHAPES), help="outputs x inputs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mib", type=int, default=1024, help="distinct tensors of each subject")

@@ -17,7 +17,7 @@ from machine import Bytes
 
 import qformat
 from qformat import container, kernels, linear, schemes
-from qformat.codings.grammar import Additive, Affine, Block, Coding, Dense, Lookup
+from qformat.codings.grammar import Additive, Affine, Block, Coding, Dense, Lattice, Lookup, Trellis
 from qformat.residency import Residency
 from qformat.schemes import Scheme
 
@@ -84,6 +84,14 @@ def additive(books: int, bits: int, width: int) -> Additive:
     return Additive(books=books, bits=bits, in_group=width, scales=F16, layout="panel")
 
 
+# What is decoded before it is multiplied: QuIP#'s lattice, QTIP's functions and EXL3's, each in its order.
+STRIPS: dict[str, Coding] = {
+    "lattice e8p": Lattice(lattices=("e8p",)),
+    "trellis 4 1mad": Trellis(bits=4, function="1mad", order="qtip"),
+    "trellis 4 3inst": Trellis(bits=4, function="3inst", order="qtip"),
+    "trellis 4 mul1": Trellis(bits=4, function="mul1", order="exl3"),
+}
+
 NF4 = Lookup(bits=4, table="nf4", group=Block(rows=1, columns=64), scales=F16, layout="panel")
 
 # coding, mode, dtype of x
@@ -95,6 +103,7 @@ OURS: dict[str, tuple[Coding, str, str]] = {
     "additive 4x4 g8": (additive(4, 4, 8), "int8", "float32"),
     "additive 8x4 g16": (additive(8, 4, 16), "int8", "float32"),
     "additive 1x16 g8": (additive(1, 16, 8), "exact", "float32"),
+    **{name: (coding, "exact", "float32") for name, coding in STRIPS.items()},
 }
 
 
