@@ -12,30 +12,34 @@ static inline uint64_t signed_point(const Lattice& m, const uint8_t* code) {
 
 static inline void look_up(const Lattice& m, size_t at, size_t count, uint64_t* points) {
     if (m.bits == 8) {
+#pragma GCC unroll 4
         for (size_t i = 0; i < count; i++) points[i] = m.points[m.codes[at + i]];
     } else {
+#pragma GCC unroll 4
         for (size_t i = 0; i < count; i++) points[i] = signed_point(m, m.codes + 2 * (at + i));
     }
 }
 
-// Adds the levels of `count` points to `out`, or writes them if they are the first ones.
-static inline void add_levels(const float* levels, const uint64_t* points, size_t count, bool first, float* out) {
+// Writes the levels of `count` points to `out`, or adds them to what is there.
+template <bool FIRST>
+static inline void add_levels(const float* levels, const uint64_t* points, size_t count, float* out) {
     const F32 table = load_float(levels);
     const uint8_t* bytes = (const uint8_t*)points;
     size_t i = 0;
+#pragma GCC unroll 4
     for (; i + 2 <= count; i += 2) {
         float* to = out + kPoint * i;
         const F32 found = lut16(table, widen(bytes + kPoint * i));
-        store_float(to, first ? found : load_float(to) + found);
+        store_float(to, FIRST ? found : load_float(to) + found);
     }
     if (i == count) return;
     float* to = out + kPoint * i;
     uint8_t last[16] = {};
     float sum[16] = {};
     __builtin_memcpy(last, bytes + kPoint * i, kPoint);
-    if (!first) __builtin_memcpy(sum, to, 4 * kPoint);
+    if (!FIRST) __builtin_memcpy(sum, to, 4 * kPoint);
     const F32 found = lut16(table, widen(last));
-    store_float(sum, first ? found : load_float(sum) + found);
+    store_float(sum, FIRST ? found : load_float(sum) + found);
     __builtin_memcpy(to, sum, 4 * kPoint);
 }
 
@@ -47,7 +51,8 @@ static void decode(const void* coded, const Rectangle& r, float* out, size_t str
             const size_t count = std::min(kAtOnce, until - from);
             for (int i = 0; i < m.count; i++) {
                 look_up(m.of[i], row * m.points + from, count, points);
-                add_levels(m.of[i].levels, points, count, i == 0, out + kPoint * from - r.left);
+                float* to = out + kPoint * from - r.left;
+                i == 0 ? add_levels<true>(m.of[i].levels, points, count, to) : add_levels<false>(m.of[i].levels, points, count, to);
             }
         }
 }
