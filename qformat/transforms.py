@@ -103,18 +103,29 @@ def roles(transform: Transform, before: int, after: int, nonzeros: int) -> dict[
             return csr_roles(after, nonzeros, "float32")
 
 
+# Numbers that are transformed at a time: both copies of them stay in the cache.
+_SLAB = 1 << 17
+
+
 def hadamard(x: NDArray[Any], block: int) -> NDArray[Any]:
     """Blocks of the last dimension times the Hadamard matrix of Sylvester, unscaled.
 
     Butterflies with distance 1, 2, 4, …: (a, b) becomes (a + b, a − b), rounded in the dtype of x.
     """
-    out, distance = x, 1
-    while distance < block:
-        pairs = out.reshape(*x.shape[:-1], x.shape[-1] // (2 * distance), 2, distance)
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        out = np.stack([first + second, first - second], axis=-2).reshape(x.shape)
-        distance *= 2
-    return out
+    blocks = x.reshape(-1, block)
+    out = np.empty(blocks.shape, x.dtype)
+    step = max(_SLAB // block, 1)
+    for top in range(0, len(blocks), step):
+        here = np.ascontiguousarray(blocks[top : top + step].T)  # sums of rows are fast at every distance
+        there, distance = np.empty_like(here), 1
+        while distance < block:
+            first, second = here.reshape(-1, 2, distance * here.shape[1]).swapaxes(0, 1)
+            found = there.reshape(-1, 2, distance * here.shape[1])
+            np.add(first, second, out=found[:, 0])
+            np.subtract(first, second, out=found[:, 1])
+            here, there, distance = there, here, 2 * distance
+        out[top : top + step] = here.T
+    return out.reshape(x.shape)
 
 
 def _rotated(x: NDArray[Any], transform: Hadamard, base: NDArray[Any] | None) -> NDArray[Any]:
