@@ -29,9 +29,11 @@ __all__ = [
     "share_openmp",
 ]
 
-# In order of preference, with what the processor must offer.
+# What the processor must offer for each, in order of preference.
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi", "gfni")
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi", "gfni"),
+    "amx": (*_AVX512, "amx-bf16"),
+    "avx512": _AVX512,
     "avx2": ("avx2", "fma"),
     "generic": (),
     "reference": (),

@@ -26,6 +26,9 @@ Native = Panels | Codes | Strips  # what decodes natively
 
 FEATURES = frozenset(_native.cpu_features())
 
+# Kernels with registers of 64 bytes; `amx` differs in products with many rows only.
+WIDE = ("amx", "avx512")
+
 Mode = Literal["exact", "int8"]
 
 # How a number is stored, as kernels.h numbers it.

@@ -61,7 +61,8 @@ class Product:
     def takes_batches(self, dtype: str, kernel: str) -> bool:
         """Whether `exact` products with many rows of x read the codes once for all of them, not for every eight."""
         native = isinstance(self.operand.native, operand.Panels)
-        return native and dtype == "bfloat16" and kernel == "avx512" and "avx512bf16" in operand.FEATURES
+        multiplies = kernel == "amx" or (kernel == "avx512" and "avx512bf16" in operand.FEATURES)
+        return native and dtype == "bfloat16" and multiplies
 
     def matvec(self, x: NDArray[Any], mode: Mode, kernel: str) -> Floats:
         """x (batch, K) of float32, float16 or bfloat16 to y (batch, N) float32."""

@@ -10,7 +10,7 @@ from torch import nn
 from qformat import kernels
 from qformat.codings.panel import ROWS
 from qformat.kernels.around import Around
-from qformat.kernels.operand import FEATURES
+from qformat.kernels.operand import FEATURES, WIDE
 from qformat.kernels.strips import Strips
 from qformat.tensor import Tensor
 from qformat.torch import numbered, siblings, surroundings
@@ -151,9 +151,9 @@ class QLinear(nn.Module):
             return rows <= TOGETHER[self._mode]
         if isinstance(self.tensor.product.operand.native, Strips):
             multiplies = dtype == "bfloat16" and "avx512bf16" in FEATURES
-            return kernel == "avx512" and rows <= (EIGHT if multiplies else SMALL_STRIPS)
+            return kernel in WIDE and rows <= (EIGHT if multiplies else SMALL_STRIPS)
         exact_tables = self._mode == "exact" and self.tensor.coding == "additive"
-        return kernel == "avx512" and rows <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
+        return kernel in WIDE and rows <= (SMALL_EXACT_TABLES if exact_tables else SMALL)
 
     def _few(self, x: torch.Tensor, kernel: str, alone: bool) -> torch.Tensor:
         """Few rows: the kernels read the codes in place, and x and y where torch has them."""

@@ -14,10 +14,8 @@ from qformat.codings.grammar import Affine, Block, Dense, Lookup
 from qformat.codings.parts import Window
 from qformat.dtypes import numpy_dtype
 from qformat.kernels.operand import decode_into, decode_rows
-from tests.kernels.test_operand import prepared, reader
+from tests.kernels.test_operand import NATIVE, prepared, reader
 from tests.strategies import FLOATS, Coded, arrays_for, panel_matrices
-
-NATIVE = [name for name in kernels.available() if name != "reference"]
 
 # Finite scales and zeros beyond what methods write: results that are subnormal, infinite or no number.
 STRANGE = (0.0, -0.0, 1e-45, 3e-39, -1.2e-38, 1e-20, 1e19, 3e38, 0.5, -7.25)

@@ -66,15 +66,12 @@ static float quantize_run(const F32* x, int8_t* codes, float* scale, float* sum)
 
 // bfloat16 activations in the order of the dot product: inputs 0 2, 1 3 of every four. Returns Σ x.
 static float pair_run(const F32* x, uint16_t* pairs) {
-    uint16_t ordered[kRun];
     F32 total = {};
     for (int i = 0; i < 4; i++) {
-        store_bfloat(ordered + 16 * i, x[i]);
+        H16u ordered;
+        store_bfloat((uint16_t*)&ordered, x[i]);
+        *(H16u*)(pairs + 16 * i) = __builtin_shufflevector(ordered, ordered, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
         total += x[i];
-    }
-    for (int i = 0; i < kRun; i += 4) {
-        pairs[i] = ordered[i], pairs[i + 1] = ordered[i + 2];
-        pairs[i + 2] = ordered[i + 1], pairs[i + 3] = ordered[i + 3];
     }
     return fold_sum(total);
 }

@@ -95,12 +95,14 @@ QF_BF16 static void matvec(const Panels& m, const Activations& x, size_t first, 
         F32 y[B] = {};
         for (size_t g = 0; g < groups; g++) {
             const panel::Header h = panel::read_header(m, p, panel * groups + g);
+            ask_ahead(p, (size_t)m.header_bytes);
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
             F32 sum[kChains<B> * B] = {};
             for (; left; run++) {
                 const int inputs = left < kRun ? (int)left : kRun;
                 const uint16_t* pairs = x.pairs + run * (size_t)(kRun * B);
+                ask_ahead(p, panel::run_bytes<BITS>(inputs));
                 p = inputs == kRun ? run_of<BITS, B, true>(p, pairs, kRun, tables, sum) : run_of<BITS, B, false>(p, pairs, inputs, tables, sum);
                 left -= (size_t)inputs;
             }

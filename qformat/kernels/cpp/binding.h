@@ -58,14 +58,14 @@ auto data_of(Owners& owners, const std::optional<Array>& array, size_t count, co
 #define QFORMAT_IF_X86(kernels) nullptr
 #endif
 
-// The kernels of an instruction set that Python has found to be available.
+// The kernels of an instruction set that Python has found to be available. `amx` is avx512 with other products of many rows.
 template <class Table>
 const Table& kernels_for(const std::string& isa, const Table* (*generic)(), std::type_identity_t<const Table* (*)()> avx2,
                          std::type_identity_t<const Table* (*)()> avx512) {
     if (isa == "generic") return *generic();
 #if defined(QFORMAT_X86)
     if (isa == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return *avx2();
-    if (isa == "avx512" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")) return *avx512();
+    if ((isa == "avx512" || isa == "amx") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni")) return *avx512();
 #endif
     (void)avx2, (void)avx512;
     throw std::invalid_argument("no such instruction set here: " + isa);

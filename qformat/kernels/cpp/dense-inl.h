@@ -21,6 +21,7 @@ static void rows(const Dense& m, const float* x, int batch, size_t first, size_t
         F32 sum[B][4] = {};
         size_t i = 0;
         for (; i + 64 <= m.inputs; i += 64) {
+            ask_ahead(p + i * size, 64 * size);
 #pragma GCC unroll 4
             for (int part = 0; part < 4; part++) {
                 const F32 w = load<DTYPE>(p + (i + 16 * (size_t)part) * size);

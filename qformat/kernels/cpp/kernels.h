@@ -13,6 +13,9 @@ namespace qformat {
 constexpr int kRows = 16;   // output rows of a panel: one dword of codes per row fills a 64-byte register
 constexpr int kRun = 64;    // inputs whose planes lie next to each other, and the block of int8 activations
 
+// How far ahead of their reading kernels ask for codes, in bytes; 0: not at all. See ahead.cpp.
+extern const size_t kAhead;
+
 enum class Value : int { none = 0, float16 = 1, bfloat16 = 2, float32 = 3, packed = 4, external = 5 };
 
 // A matrix of codes in the panel layout (spec/codings/panel.md).

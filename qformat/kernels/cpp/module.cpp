@@ -42,6 +42,7 @@ std::vector<std::string> cpu_features() {
     QFORMAT_FEATURE("avx512vbmi");
     QFORMAT_FEATURE("avx512bf16");
     QFORMAT_FEATURE("gfni");
+    if (batch_amx()) found.emplace_back("amx-bf16");
 #undef QFORMAT_FEATURE
 #endif
     return found;
@@ -114,6 +115,7 @@ constexpr int kRounded = 3;
 const BatchKernels* batch_kernels_of(const std::string& name) {
 #if defined(QFORMAT_X86)
     if (name == "avx512") return batch_avx512();
+    if (name == "amx") return batch_amx();
 #endif
     return nullptr;
 }

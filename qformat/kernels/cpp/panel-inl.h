@@ -174,6 +174,7 @@ static void matvec_int8(const Panels& m, const Activations& x, size_t first, siz
         F32 y[B] = {};
         for (size_t g = 0; g < groups; g++) {
             const Header h = read_header(m, p, panel * groups + g);
+            ask_ahead(p, (size_t)m.header_bytes);
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
             F32 sum[B] = {};
@@ -181,6 +182,7 @@ static void matvec_int8(const Panels& m, const Activations& x, size_t first, siz
                 const int inputs = left < kRun ? (int)left : kRun;
                 const int8_t* codes = x.codes + run * (size_t)(kRun * B);
                 I32 dot[B];
+                ask_ahead(p, run_bytes<BITS>(inputs));
                 if (inputs == kRun) {
                     dot_run<BITS, TABLE, B, true>(p, codes, kRun, table, dot);
                 } else {
@@ -268,6 +270,7 @@ static void matvec_float(const Panels& m, const Activations& x, size_t first, si
         F32 y[B] = {};
         for (size_t g = 0; g < groups; g++) {
             const Header h = read_header(m, p, panel * groups + g);
+            ask_ahead(p, (size_t)m.header_bytes);
             p += m.header_bytes;
             size_t left = g + 1 < groups ? m.group : m.inputs - g * m.group;
             F32 sum[B] = {};
@@ -279,6 +282,7 @@ static void matvec_float(const Panels& m, const Activations& x, size_t first, si
                     planes[plane] = p + bytes;
                     bytes += 64 * (size_t)columns_of(inputs, Planes<BITS>::width[plane]);
                 }
+                ask_ahead(p, bytes);
                 for (int unit = 0; unit < inputs; unit += 32) {
                     const int here = inputs - unit < 32 ? inputs - unit : 32;
                     const float* values = x.values + run * (size_t)(kRun * B) + unit;

@@ -16,7 +16,6 @@ constexpr size_t kPiece = size_t{1} << 15;  // bytes of codes that are worth han
 struct Scratch {
     std::vector<Line> own, shared;  // activations: for this thread, and for the others
     std::vector<float> totals, out;
-    std::vector<uint16_t> pairs;
 };
 
 size_t size_of(Value kind) { return kind == Value::float32 ? 4 : 2; }
@@ -108,11 +107,12 @@ void together(const Kernels& kernels, std::span<const Panels* const> matrices, M
 // Up to kBatch rows of x against the whole matrix.
 void batch_rows(const BatchKernels& kernels, const Panels& m, Input x, float* out) {
     thread_local Scratch scratch;
-    Batch batch{std::max<size_t>(16, (x.rows + 7) / 8 * 8), runs_of(m), nullptr, nullptr};
+    const size_t unit = kernels.blocks.unit;
+    Batch batch{std::max<size_t>(16, (x.rows + unit - 1) / unit * unit), runs_of(m), kernels.blocks.rows, nullptr, nullptr};
     const size_t panels = panels_of(m), stride = panels * kRows;
-    scratch.pairs.resize(batch.rows * batch.runs * kRun);
+    scratch.shared.resize(batch.rows * batch.runs * kRun * sizeof(uint16_t) / sizeof(Line));
     scratch.totals.resize(batch.rows * chunks_of(m.inputs, m.group));
-    batch.pairs = reinterpret_cast<uint32_t*>(scratch.pairs.data()), batch.totals = scratch.totals.data();
+    batch.pairs = reinterpret_cast<uint32_t*>(scratch.shared.data()), batch.totals = scratch.totals.data();
     pool::run(batch.blocks(), 1,
               [&](size_t first, size_t last) { kernels.prepare(x.data, x.kind, x.rows, m.inputs, m.group, first, last, batch); });
     if (x.rows == batch.rows && stride == m.rows) {
@@ -146,7 +146,8 @@ void few(const Kernels& kernels, std::span<const Panels* const> matrices, Mode m
 }
 
 void many(const BatchKernels& kernels, const Panels& m, Input x, float* out) {
-    const size_t parts = (x.rows + kBatch - 1) / kBatch, step = ((x.rows + parts - 1) / parts + 7) / 8 * 8;
+    const auto& [most, rows, unit] = kernels.blocks;
+    const size_t parts = (x.rows + most - 1) / most, step = ((x.rows + parts - 1) / parts + unit - 1) / unit * unit;
     for (size_t row = 0; row < x.rows; row += step) {
         const Input part{x.data + row * m.inputs * size_of(x.kind), x.kind, std::min(step, x.rows - row)};
         batch_rows(kernels, m, part, out + row * m.rows);

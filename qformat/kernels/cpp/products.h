@@ -26,7 +26,7 @@ Mode mode_for(const Kernels& kernels, const Panels& m, Mode mode);
 // goes over the panels of all that follow each other with equal groups and modes. What they give is what each alone would.
 void few(const Kernels& kernels, std::span<const Panels* const> matrices, Mode mode, Input x, std::span<const Output> out);
 
-// The same of one matrix that is read once for up to kBatch rows of x, in `exact` products of bfloat16.
+// The same of one matrix that is read once for every 128 or 256 rows of x, in `exact` products of bfloat16.
 void many(const BatchKernels& kernels, const Panels& m, Input x, float* out);
 
 }  // namespace qformat::products

@@ -22,6 +22,11 @@ static inline U32 load_codes(const void* p) {
     keep_loaded(v);
     return v;
 }
+// Asks for what will be read after the next kAhead bytes, which may lie beyond the end: that does no harm.
+static inline void ask_ahead(const uint8_t* p, size_t bytes) {
+    if (kAhead == 0) return;
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + kAhead + at);
+}
 static inline F32 load_float(const void* p) { return *(const F32u*)p; }
 static inline void store_float(float* p, F32 v) { *(F32u*)p = v; }
 static inline void store_words(uint16_t* p, H16 v) { *(H16u*)p = v; }
