@@ -17,7 +17,7 @@ from machine import Bytes
 
 import qformat
 from qformat import container, kernels, linear, schemes
-from qformat.codings.grammar import Additive, Affine, Block, Coding, Dense, Lattice, Lookup, Trellis
+from qformat.codings.grammar import Additive, Affine, Block, Coding, Comb, Dense, Flat, Lattice, Lookup, Map, Trellis
 from qformat.residency import Residency
 from qformat.schemes import Scheme
 
@@ -84,12 +84,17 @@ def additive(books: int, bits: int, width: int) -> Additive:
     return Additive(books=books, bits=bits, in_group=width, scales=F16, layout="panel")
 
 
-# What is decoded before it is multiplied: QuIP#'s lattice, QTIP's functions and EXL3's, each in its order.
+# What is decoded before it is multiplied: QuIP#'s lattice, QTIP's functions and EXL3's, each in its order; groups of
+# bitsandbytes, HQQ, GPTQ with act-order and block fp8.
 STRIPS: dict[str, Coding] = {
     "lattice e8p": Lattice(lattices=("e8p",)),
     "trellis 4 1mad": Trellis(bits=4, function="1mad", order="qtip"),
     "trellis 4 3inst": Trellis(bits=4, function="3inst", order="qtip"),
     "trellis 4 mul1": Trellis(bits=4, function="mul1", order="exl3"),
+    "nf4 flat 64": Lookup(bits=4, table="nf4", group=Flat(size=64), scales=Dense(dtype="float32")),
+    "affine 4 comb 64": Affine(bits=4, group=Comb(size=64), scales=F16, zeros=F16),
+    "affine 4 map": Affine(bits=4, group=Map(count=32), scales=F16, zeros=F16),
+    "e4m3 128x128": Lookup(bits=8, table="e4m3", group=Block(rows=128, columns=128), scales=Dense(dtype="float32")),
 }
 
 NF4 = Lookup(bits=4, table="nf4", group=Block(rows=1, columns=64), scales=F16, layout="panel")
@@ -115,6 +120,9 @@ def one(coding: Coding, shape: Shape) -> tuple[Scheme, Bytes]:
     for name, role in linear.roles(scheme, shape, ()).items():
         if role.bits is not None:
             arrays[name] = rng.integers(0, 2**role.bits, role.shape).astype(role.dtype)
+        elif name == "groups":
+            assert isinstance(coding, Affine) and isinstance(coding.group, Map)
+            arrays[name] = rng.permutation(shape[1]).astype(role.dtype) % coding.group.count
         else:
             arrays[name] = (0.02 * rng.random(role.shape) + 0.01).astype(role.dtype)
     return scheme, linear.pack(scheme, shape, arrays)

@@ -174,8 +174,8 @@ def _stretch(height: int, size: int, rows: range, total: int) -> tuple[int, int]
 def prepare(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range | None = None) -> Operand:
     """An operand of some rows (None: all) over arrays that have been checked; codes are not copied.
 
-    Nested scales and zeros are decoded once, to float32: only codes, first-level floats and packed integers are read in
-    place. What `read` gives must stay alive and unchanged.
+    Nested scales and zeros are decoded once, to float32: only codes and, in panels, first-level floats and packed
+    integers are read in place. What `read` gives must stay alive and unchanged.
     """
     rows = range(shape[0]) if rows is None else rows
     native = _view(coding, shape, arrays, read, rows) if rows and shape[1] else None
