@@ -155,23 +155,29 @@ struct Sum {
 
 // -- weights ----------------------------------------------------------------------------------------------------------
 
-// Up to 16 weights of a row that ends at `end`. All 16 are written if there is room: those that follow are written later.
-static inline void put(float* to, F32 v, size_t count, const float* end) {
-    if (count >= 16 || end - to >= 16) {
-        store_float(to, v);
+// Weights [i, stop) of a row that ends at `end`. Behind those that do not fill a register more are written if there is room, which
+// are written again.
+template <class Value>
+static inline void put(size_t i, size_t stop, const Value& value, float* out, const float* end) {
+#pragma GCC unroll 4
+    for (; i + 16 <= stop; i += 16) store_float(out + i, value(i));
+    if (i == stop) return;
+    const F32 last = value(i);
+    if (end - (out + i) >= 16) {
+        store_float(out + i, last);
     } else {
-        __builtin_memcpy(to, &v, sizeof(float) * count);
+        __builtin_memcpy(out + i, &last, sizeof(float) * (stop - i));
     }
 }
 
-// Weights of one row whose groups are runs of columns; the first is at place `at` of group `group`.
+// Weights of one row whose groups are runs of columns; the first is at `place` of group `group`.
 template <class Start>
-static inline void runs(const Plain& m, const Start& start, size_t group, size_t at, size_t count, float* out, const float* end) {
-    for (size_t i = 0; i < count; group++, at = 0) {
-        const size_t stop = i + std::min(m.group.size - at, count - i);
+static inline void runs(const Plain& m, const Start& start, size_t group, size_t place, size_t count, float* out, const float* end) {
+    for (size_t i = 0; i < count; group++, place = 0) {
+        const size_t stop = i + std::min(m.group.size - place, count - i);
         const F32 scale = splat(m.scales ? m.scales[group] : 1.0f), minus = splat(m.minus ? m.minus[group] : 0.0f);
         const F32 plus = splat(m.plus ? m.plus[group] : m.offset);
-        for (; i < stop; i += 16) put(out + i, scale * (start(i) - minus) + plus, stop - i, end);
+        put(i, stop, [&](size_t at) { return scale * (start(at) - minus) + plus; }, out, end);
         i = stop;
     }
 }
@@ -205,12 +211,13 @@ static inline void singly(const Plain& m, const Start& start, const Find& find, 
     const float* scales = m.scales ? find(m.scales, scratch.scales) : nullptr;
     const float* minus = m.minus ? find(m.minus, scratch.minus) : nullptr;
     const float* plus = m.plus ? find(m.plus, scratch.plus) : nullptr;
-    for (size_t i = 0; i < count; i += 16) {
+    const auto value = [&](size_t i) {
         F32 v = start(i);
         if (minus) v = v - load_float(minus + i);
         if (scales) v = load_float(scales + i) * v;
-        put(out + i, v + (plus ? load_float(plus + i) : splat(m.offset)), count - i, end);
-    }
+        return v + (plus ? load_float(plus + i) : splat(m.offset));
+    };
+    put(0, count, value, out, end);
 }
 
 // Columns [begin, begin + count) of a row.
