@@ -30,13 +30,13 @@ STEP = 1 / 254
 
 
 def reader(coded: Coded, extent: np.ndarray) -> Read:
-    """What gives bytes of the parts of an extent, and none beyond them."""
+    """What gives bytes of the parts of an extent: copies, beyond which sanitizers see what is read."""
     places = codings.layout(coded.coding, coded.shape).places
 
     def read(name: str, start: int, stop: int) -> np.ndarray:
         offset, nbytes = places[name]
         assert 0 <= start <= stop <= nbytes
-        return extent[offset + start : offset + stop]
+        return extent[offset + start : offset + stop].copy()
 
     return read
 
