@@ -34,7 +34,7 @@ struct Strips {
     size_t piece_inputs() const { return std::min(inputs, std::max<size_t>(1, kPiece / piece_rows() / width) * width); }
     size_t pieces_down() const { return (rows + piece_rows() - 1) / piece_rows(); }
 
-    static constexpr size_t kPiece = 4096;   // weights
+    static constexpr size_t kPiece = 4096;  // weights
     static constexpr size_t kAbreast = 4;   // rows that are multiplied side by side
 };
 

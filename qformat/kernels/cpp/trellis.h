@@ -16,7 +16,7 @@ enum class StateFunction : int { one_mad = 0, two_mad, three_inst, mcg, mul1, lu
 
 struct Trellis {
     const uint8_t* codes;  // (tiles down, tiles across), 32·bits bytes each
-    size_t inputs, across;
+    size_t across;
     int width;             // bits of a step
     int vector;            // weights of a step
     StateFunction function;

@@ -32,10 +32,25 @@ static inline void unpack(const uint8_t* codes, size_t steps, uint16_t* to) {
     if constexpr (WIDTH > 8) {
         unpack_words<WIDTH>(codes, steps, to);
     } else {
-        for (size_t i = 0; i < steps; i += 8) {
-            const uint64_t word = load_codes_at(codes, i / 8 * WIDTH, steps * WIDTH / 8);
-            const uint64_t bytes = _pdep_u64(word, 0x0101010101010101u * ((1u << WIDTH) - 1));
-            _mm_storeu_si128((__m128i*)(to + i), _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)bytes)));
+        constexpr int half = 4 * WIDTH;  // bits of the first four of eight codes
+        const __m256i shifts = _mm256_add_epi32(_mm256_setr_epi32(0, WIDTH, 2 * WIDTH, 3 * WIDTH, 0, WIDTH, 2 * WIDTH, 3 * WIDTH),
+                                                _mm256_setr_epi32(0, 0, 0, 0, half % 8, half % 8, half % 8, half % 8));
+        const auto dwords = [](const uint8_t* p) {
+            uint32_t v;
+            __builtin_memcpy(&v, p, 4);
+            return _mm256_set1_epi32((int)v);
+        };
+        const auto eight = [&](const uint8_t* p) {
+            const __m256i both = _mm256_blend_epi32(dwords(p), dwords(p + half / 8), 0xF0);
+            return _mm256_and_si256(_mm256_srlv_epi32(both, shifts), _mm256_set1_epi32((1 << WIDTH) - 1));
+        };
+        constexpr size_t rest = WIDTH == 1 ? 32 : 16;  // codes whose dwords reach beyond the last one
+        uint8_t last[rest / 8 * WIDTH + 4] = {};
+        __builtin_memcpy(last, codes + (steps - rest) / 8 * WIDTH, rest / 8 * WIDTH);
+        for (size_t i = 0; i < steps; i += 16) {
+            const uint8_t* p = i + rest < steps ? codes + i / 8 * WIDTH : last + (i + rest - steps) / 8 * WIDTH;
+            const __m256i words = _mm256_packus_epi32(eight(p), eight(p + WIDTH));
+            _mm256_storeu_si256((__m256i*)(to + i), _mm256_permute4x64_epi64(words, 0xD8));
         }
     }
 }

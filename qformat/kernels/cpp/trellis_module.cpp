@@ -31,7 +31,7 @@ StripMatrix make(Bytes codes, size_t rows, size_t inputs, int bits, int vector, 
     require(rows > 0 && inputs > 0 && inputs < size_t{1} << 48, "inputs out of range");
     require(places.size() == kTile, "the order has another length");
     Trellis v{};
-    v.inputs = inputs, v.across = (inputs + kSide - 1) / kSide;
+    v.across = (inputs + kSide - 1) / kSide;
     v.width = bits * vector, v.vector = vector, v.function = static_cast<StateFunction>(function);
     arrange(v, places.data());
     require(codes.size() / v.tile_bytes() / v.across >= (rows + kSide - 1) / kSide, "the codes are longer than their extent");
