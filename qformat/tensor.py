@@ -227,7 +227,8 @@ class Tensor:
 
         Args:
             x: (in_features,) or (batch, in_features) of float32, float16 or bfloat16, in the machine's byte order.
-            mode: `exact` keeps the dtype of x and accumulates in float32; `int8` rounds x to eight bits per block.
+            mode: `exact` keeps the dtype of x and accumulates in float32; `int8` rounds x to eight bits per block, but
+                for codings whose weights are decoded first: lattices, trellises, splits and plain layouts.
 
         Raises:
             ValueError, TypeError: the shape or dtype of x, or the mode.

@@ -54,7 +54,8 @@ class QLinear(nn.Module):
     Args:
         tensor: a weight of an open file, of at most two dimensions once its leading ones are joined.
         bias: (out_features,) or None.
-        mode: `exact` keeps x as it is; `int8` rounds x to eight bits in runs of 64 inputs (small batches only).
+        mode: `exact` keeps x as it is; `int8` rounds x to eight bits in runs of 64 inputs (small batches only, and not
+            for lattices, trellises, splits and plain layouts, whose weights are decoded first).
 
     Raises:
         ValueError: the bias or the mode makes no sense.
