@@ -13,8 +13,9 @@ namespace qformat {
 constexpr int kRows = 16;   // output rows of a panel: one dword of codes per row fills a 64-byte register
 constexpr int kRun = 64;    // inputs whose planes lie next to each other, and the block of int8 activations
 
-// How far ahead of their reading kernels ask for codes, in bytes; 0: not at all. See ahead.cpp.
+// How far ahead of their reading kernels ask for codes, in bytes; 0: not at all (ahead.cpp). What is next is kNext bytes on.
 extern const size_t kAhead;
+constexpr size_t kNext = 512;
 
 enum class Value : int { none = 0, float16 = 1, bfloat16 = 2, float32 = 3, packed = 4, external = 5 };
 

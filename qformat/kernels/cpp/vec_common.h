@@ -22,10 +22,15 @@ static inline U32 load_codes(const void* p) {
     keep_loaded(v);
     return v;
 }
-// Asks for what will be read after the next kAhead bytes, which may lie beyond the end: that does no harm.
-static inline void ask_ahead(const uint8_t* p, size_t bytes) {
+// Asks for what will be read soon: from memory into the second cache what lies kAhead bytes on, from there into the first what
+// is next. Either may lie beyond the end, which does no harm. (A function that does nothing else is taken for one without effect,
+// and its calls for dead code, unless it is inlined before.)
+QF_INLINE void ask_ahead(const uint8_t* p, size_t bytes) {
     if (kAhead == 0) return;
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + kAhead + at);
+    for (size_t at = 0; at < bytes; at += 64) {
+        __builtin_prefetch(p + kAhead + at, 0, 2);
+        __builtin_prefetch(p + kNext + at, 0, 3);
+    }
 }
 static inline F32 load_float(const void* p) { return *(const F32u*)p; }
 static inline void store_float(float* p, F32 v) { *(F32u*)p = v; }
