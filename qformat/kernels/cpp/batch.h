@@ -41,6 +41,10 @@ struct BatchKernels {
 
 // nullptr where the processor lacks the instruction, or the system does not let this process have it
 const BatchKernels* batch_avx512();
+#if defined(QFORMAT_AMX)
 const BatchKernels* batch_amx();
+#else
+inline const BatchKernels* batch_amx() { return nullptr; }  // a compiler that does not know it
+#endif
 
 }  // namespace qformat
