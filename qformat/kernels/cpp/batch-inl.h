@@ -48,15 +48,16 @@ QF_INLINE void expand_run(const uint8_t* p, int inputs, const Values<BITS>& valu
         p += 64 * panel::columns_of(inputs, Planes::width[plane]);
     }
     const int quads = FULL ? kRun / 4 : (inputs + 3) / 4;
+    const auto word = [](int v) { return (H32)_mm512_set1_epi16((short)v); };
     const auto pair = [&](int quad, int odd) {
         H32 codes = {};
         int at = 0;
 #pragma GCC unroll 3
         for (int plane = 0; plane < Planes::count; plane++) {
             const int w = Planes::width[plane], fields = 8 / w;
-            const H32 words = (H32)load_codes(planes[plane] + 64 * (quad / fields)) >> (8 * odd + w * (quad % fields));
+            const H32 words = (H32)load_codes(planes[plane] + 64 * (quad / fields)) >> word(8 * odd + w * (quad % fields));
             // what lies above a code of one plane may stay: it does not change what is looked up
-            codes = Planes::count == 1 ? words : codes | (words & (uint16_t)((1 << w) - 1)) << at;
+            codes = Planes::count == 1 ? words : codes | (words & word((1 << w) - 1)) << word(at);
             at += w;
         }
         pairs[2 * quad + odd] = values((__m512i)codes);
