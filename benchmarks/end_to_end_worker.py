@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import machine
@@ -78,11 +79,16 @@ def dense(path: str, threads: int) -> Run:
 
 
 def llama(path: str, threads: int) -> Run:
-    """llama.cpp with its defaults (weights repacked at load), called without anything of its Python class between."""
+    """llama.cpp with its defaults (weights repacked at load), called without anything of its Python class between.
+
+    On processors with AMX weights stay as they are stored: its own product in tiles ended the process (SIGILL, 0.3.36).
+    """
     import llama_cpp as api
 
     api.llama_backend_init()
-    model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
+    how = api.llama_model_default_params()
+    how.use_extra_bufts = "amx_tile" not in Path("/proc/cpuinfo").read_text()
+    model = api.llama_model_load_from_file(path.encode(), how)
     if model is None:
         raise RuntimeError("llama.cpp cannot load it")
     words = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
