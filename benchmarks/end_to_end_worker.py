@@ -81,7 +81,7 @@ def dense(path: str, threads: int) -> Run:
 def llama(path: str, threads: int) -> Run:
     """llama.cpp with its defaults (weights repacked at load), called without anything of its Python class between.
 
-    On processors with AMX weights stay as they are stored: its own product in tiles ended the process (SIGILL, 0.3.36).
+    On processors with AMX weights stay as they are stored: with its own layouts the process ended (SIGILL, 0.3.36).
     """
     import llama_cpp as api
 
