@@ -65,12 +65,13 @@ def plot(source: Path, shape: tuple[int, int], threads: int = 2) -> Path:
     from matplotlib.patches import Patch
 
     rows = rounds.load(source)
-    sides = [(title, chosen(rows, shape, pages, threads)) for title, pages in KINDS.items()]
-    most = max(len(found) for _, found in sides)
-    if not most:
+    kinds = {title: chosen(rows, shape, pages, threads) for title, pages in KINDS.items()}
+    sides = [(title, found) for title, found in kinds.items() if found]
+    if not sides:
         raise ValueError(f"no rows of {shape[0]}x{shape[1]} on {threads} threads")
-    figure, panels = pyplot.subplots(1, 2, figsize=(13, 0.26 * most + 1.6))
-    for axes, (title, found) in zip(panels, sides, strict=True):
+    most, wide = max(len(found) for _, found in sides), len(sides)
+    figure, panels = pyplot.subplots(1, wide, figsize=(6.5 * max(wide, 1.3), 0.26 * most + 1.6), squeeze=False)
+    for axes, (title, found) in zip(panels[0], sides, strict=True):
         draw(axes, title, found)
     keys = {
         "ours": COLOURS[True],
