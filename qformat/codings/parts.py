@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -81,6 +81,9 @@ class Part(Protocol):
 
 
 Arrays = Mapping[str, "NDArray[Any] | Part"]
+
+# Bytes [start, stop) of a part of an extent, which is called as its layout does: a role, or `panels`.
+Read = Callable[[str, int, int], NDArray[np.uint8]]
 
 
 def cut(array: NDArray[Any] | Part, window: Window) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from qformat import codings
 from qformat.codings.grammar import Additive, Block
-from qformat.codings.parts import Arrays, whole
+from qformat.codings.parts import Arrays, Read, whole
 from qformat.codings.tiles import LANES, Tiles
 from qformat.kernels import _native
 from qformat.kernels.normal import are_normal
@@ -91,7 +90,7 @@ def decode_rows(
     coding: Additive,
     shape: tuple[int, int],
     arrays: Arrays,
-    read: Callable[[str, int, int], NDArray[np.uint8]],
+    read: Read,
     rows: range,
     kind: int,
     out: NDArray[Any],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from qformat.codings import lattice
 from qformat.codings.grammar import Lattice
-from qformat.codings.parts import Arrays, whole
+from qformat.codings.parts import Arrays, Read, whole
 from qformat.kernels import _native
 from qformat.kernels.normal import are_normal
 
@@ -60,7 +59,7 @@ def view(
     coding: Lattice,
     shape: tuple[int, int],
     arrays: Arrays,
-    read: Callable[[str, int, int], NDArray[np.uint8]],
+    read: Read,
     rows: range,
 ) -> _native.Strips:
     """The native view of `rows`."""

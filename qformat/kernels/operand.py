@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from qformat import codings
 from qformat.codings import panel, tables
 from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lookup
-from qformat.codings.parts import Arrays, Window, whole
+from qformat.codings.parts import Arrays, Read, Window, whole
 from qformat.codings.tiles import LANES
 from qformat.dtypes import itemsize
 from qformat.errors import KernelError
 from qformat.kernels import _native, additive, strips
-from qformat.kernels.strips import Read, Strips
+from qformat.kernels.strips import Strips
 
 Panels = _native.Panels
 Codes = _native.Additive

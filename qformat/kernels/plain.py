@@ -5,7 +5,6 @@ Codes are read in place. The numbers of groups are decoded to float32, of the gr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,14 +15,13 @@ from qformat import codings
 from qformat.codings import groups, tables
 from qformat.codings.bits import stream_bytes
 from qformat.codings.grammar import Additive, Affine, Block, Comb, Dense, Flat, Grouping, Lookup, Map
-from qformat.codings.parts import Arrays, Window, cut, whole
+from qformat.codings.parts import Arrays, Read, Window, cut, whole
 from qformat.dtypes import TABLE as DTYPES
 from qformat.dtypes import numpy_dtype
 from qformat.kernels import _native
 from qformat.kernels.normal import are_normal
 
 Floats = NDArray[np.float32]
-Read = Callable[[str, int, int], NDArray[np.uint8]]
 
 # How numbers spread over weights, as plain.h numbers it.
 _BLOCKS, _FLAT, _COMB, _MAP = range(4)

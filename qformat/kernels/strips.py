@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import lcm
 from typing import Any
 
@@ -11,14 +10,11 @@ from numpy.typing import NDArray
 
 from qformat import codings
 from qformat.codings.grammar import Additive, Affine, Coding, Dense, Lattice, Lookup, Split, Trellis
-from qformat.codings.parts import Arrays, within
+from qformat.codings.parts import Arrays, Read, within
 from qformat.codings.trellis import SIDE
 from qformat.kernels import _native, lattice, plain, trellis
 
 Strips = _native.Strips
-
-# Bytes [start, stop) of a part of an extent, which is called as its layout does: a role, or `panels`.
-Read = Callable[[str, int, int], NDArray[np.uint8]]
 
 
 def view(coding: Coding, shape: tuple[int, int], arrays: Arrays, read: Read, rows: range) -> Strips | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from qformat.codings import trellis
 from qformat.codings.grammar import Trellis
-from qformat.codings.parts import Arrays, whole
+from qformat.codings.parts import Arrays, Read, whole
 from qformat.kernels import _native
 from qformat.kernels.normal import are_normal
 
@@ -24,7 +21,7 @@ def view(
     coding: Trellis,
     shape: tuple[int, int],
     arrays: Arrays,
-    read: Callable[[str, int, int], NDArray[np.uint8]],
+    read: Read,
     rows: range,
 ) -> _native.Strips | None:
     """The native view of `rows`; None if they start within a tile."""

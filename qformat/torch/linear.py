@@ -27,7 +27,7 @@ Mode = Literal["exact", "int8"]
 SMALL, SMALL_EXACT_TABLES, EIGHT = 64, 16, 8
 
 # The same where weights are decoded in strips, once for all rows: tiles only have the faster product. They are ahead
-# from some 50 rows of float32 on, and of bfloat16, where the processor multiplies that, from `EIGHT` on.
+# of float32 with more rows than this, and of bfloat16, where the processor multiplies that, from `EIGHT` on.
 SMALL_STRIPS = 32
 
 # The same where a kernel reads the codes once for all rows (there, bfloat16): 9 rows take 1.8 ms both ways in `exact`;

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from qformat import codings, kernels
 from qformat.codings import tables
 from qformat.codings.grammar import Affine, Block, Dense, Lookup
+from qformat.codings.parts import Read
 from qformat.errors import KernelError
 from qformat.kernels.operand import Operand, decode_rows, prepare
-from qformat.kernels.strips import Read
 from tests.strategies import FLOATS, Coded, any_arrays, arrays_for, panel_matrices, shapes
 
 # `amx` has products of its own with many rows of bfloat16 only: see test_batch.py
